@@ -1,0 +1,113 @@
+"""Checkpoints: weights in safetensors, with what they are written in the file's header.
+
+The header holds the model's description (so that it can be rebuilt), the training stage, seed, steps and how it was trained.
+A file of another model, or a damaged one, is refused with one sentence.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from dfflib import __version__
+from dfflib.dff import DeepFeatureFlow, build
+from dfflib.errors import DffError
+from dfflib.paths import write_atomically
+
+
+def save_checkpoint(
+    path: str | os.PathLike, model: DeepFeatureFlow, config: dict, parts: tuple[str, ...] = ("",), **about
+) -> Path:
+    """Write weights and description, atomically.
+
+    Args:
+        path: ``.safetensors`` file.
+        model: its ``state_dict`` is stored.
+        config: keyword arguments of ``dfflib.dff.build``.
+        parts: prefixes of the tensors to store (``"flow_source."``, say): a stage stores what it has trained.
+        about: anything JSON can hold: stage, seed, steps, device, data, metrics.
+    """
+    header = {"dfflib": __version__, "model": json.dumps(config), "about": json.dumps(about)}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+               if name.startswith(tuple(parts))}  # fmt: skip
+    return write_atomically(path, _with_sorted_header(save(weights, metadata=header)))
+
+
+def _with_sorted_header(file: bytes) -> bytes:
+    """The same file with its metadata in order: safetensors shuffles it, and equal models should be equal files."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format keeps tensors aligned to 8 bytes
+    return len(text).to_bytes(8, "little") + text + file[end:]
+
+
+def describe(path: str | os.PathLike) -> tuple[dict, dict]:
+    """Model description and training facts of a checkpoint: ``(config, about)``.
+
+    Raises:
+        DffError: no such file, damaged, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DffError(f"there is no checkpoint {path}: train one with `dfflib train`, or name another file.")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+        return json.loads(header["model"]), json.loads(header["about"])
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DffError(
+            f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}): it is damaged or no safetensors file, "
+            f"so fetch or train it again."
+        ) from error
+    except KeyError:
+        raise DffError(
+            f"{path} was not written by dfflib: it names no model. Use a checkpoint of `dfflib train`."
+        ) from None
+
+
+def load_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint."""
+    describe(path)
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+def load_into(model: torch.nn.Module, path: str | os.PathLike) -> None:
+    """Load a checkpoint's weights into a model. Of each part that the file holds (``feature_net``, ``task_net``,
+    ``flow_source``) every tensor must fit; parts that it does not hold stay as they are.
+
+    Raises:
+        DffError: names or shapes differ, so the file holds another model.
+    """
+    weights = load_weights(path)
+    parts = {name.split(".")[0] for name in weights}
+    expected = {name: t.shape for name, t in model.state_dict().items() if name.split(".")[0] in parts}
+    odd = sorted(set(weights) ^ set(expected)) or [n for n in expected if weights[n].shape != expected[n]]
+    if odd or not weights:
+        raise DffError(
+            f"{path} holds another model: {len(odd)} tensors differ from this one ({', '.join(odd[:1]) or 'it is empty'}), "
+            f"so load it with dfflib.checkpoints.load_model, which builds the model that it describes."
+        )
+    model.load_state_dict(weights, strict=False)
+
+
+def load_model(path: str | os.PathLike) -> DeepFeatureFlow:
+    """Rebuild the model that a checkpoint describes, with its weights, in evaluation mode and channels-last memory.
+
+    A key-frame checkpoint leaves the flow network untrained: such a model copies its features.
+    """
+    config, _ = describe(path)
+    try:
+        model = build(**config)
+    except (DffError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise DffError(
+            f"{path} describes a model that this version of dfflib cannot build ({reason}): train it again."
+        ) from error
+    load_into(model, path)
+    return model.eval().to(memory_format=torch.channels_last)

@@ -1,0 +1,143 @@
+"""The ``dfflib`` command: thin, so that everything it does can be done from Python too.
+
+Exit codes: 0 done; 1 a notebook failed, or a bug (with its traceback); 2 something to mend in what was asked for (one
+sentence); 3 ``segment`` met the end of a damaged video; 130 stopped by Ctrl-C.
+"""
+
+import sys
+
+import click
+
+from dfflib import __version__
+from dfflib.errors import DffError
+
+STAGES = ("keyframe", "flow_pretrain", "flow_detached", "joint")
+
+# Commands import what they need when they run: torch takes seconds, and `--help` should not.
+
+
+class _Commands(click.Group):
+    """The one place where errors turn into sentences and exit codes."""
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except DffError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt as stop:
+            click.echo(str(stop) or "stopped.", err=True)
+            ctx.exit(130)
+
+
+_profile = click.option("--profile", default="smoke", show_default=True, help="Scale: smoke, laptop, gpu or paper.")
+_seed = click.option("--seed", default=0, show_default=True, help="For python, numpy and torch.")
+_interval = click.option(
+    "--interval", default=5, show_default=True, help="Key-frame interval l, in frames; 1 makes every frame a key frame."
+)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="dfflib")
+def main() -> None:
+    """Deep Feature Flow: run the notebooks, segment a video, train, evaluate."""
+
+
+@main.command()
+@_profile
+@click.option("--only", multiple=True, metavar="NN", help="Only these: 02, 02_warp or 02,05; may be repeated.")
+@click.option("-p", "--parameter", multiple=True, metavar="NAME=VALUE", help="A notebook parameter; may be repeated.")
+@click.option("--force", is_flag=True, help="Run also what is done already.")
+@click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
+def reproduce(profile: str, only: tuple, parameter: tuple, force: bool, out_dir: str) -> None:
+    """Run the notebooks in order, and gather their figures and tables in one page.
+
+    What is done with the same code and parameters is skipped; after an interruption the same command continues.
+    """
+    from dfflib.reproduce import reproduce as run
+
+    summary = run(profile, only, _pairs(parameter), force, out_dir)
+    click.echo(summary)
+    for outcome in summary.failed:
+        click.echo(f"error: {outcome.error}", err=True)
+    sys.exit(1 if summary.failed else 0)
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise DffError(f"parameter {text!r} is not of the form NAME=VALUE: write, say, -p seed=1.")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+@main.command()
+@click.argument("video")
+@click.option("--out", default=None, metavar="FILE", help="Overlay video; by default named after VIDEO.")
+@_interval
+@click.option("--checkpoint", default=None, metavar="FILE", help="Weights, instead of the shipped ones.")
+@click.option("--flow", type=click.Choice(["network", "dis", "zero"]), default="network", show_default=True,
+              help="What moves the features: the trained network, OpenCV's DIS, or nothing.")  # fmt: skip
+@click.option("--short-side", type=click.IntRange(min=1), default=None, help="Resize frames to this many pixels first.")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+def segment(video: str, force: bool, **options) -> None:
+    """Segment VIDEO (a file or a folder of frames) and write it with the classes painted over."""
+    from pathlib import Path
+
+    from dfflib.stream import default_out, segment_video
+
+    out = options["out"] = Path(options["out"] or default_out(video))
+    if out.exists() and not force:
+        raise DffError(f"{out} exists already: add --force to overwrite it, or name another file with --out.")
+    done = segment_video(video, progress=True, **options)
+    speed = f"in {done.seconds:.1f} s, {done.fps:.1f} frames a second"
+    click.echo(f"{done.frames} frames ({done.key_frames} key frames) {speed}: {done.out}")
+    if done.problem:
+        click.echo(done.problem, err=True)
+        sys.exit(3)
+
+
+@main.command()
+@click.argument("stage", type=click.Choice(STAGES))
+@_profile
+@_seed
+@click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
+@click.option("--steps", type=int, default=None, help="Instead of the profile's.")
+@click.option("--fresh", is_flag=True, help="Forget what an interrupted run left.")
+def train(stage: str, profile: str, **options) -> None:
+    """Train STAGE, after the stages that it starts from; an interrupted run continues."""
+    from dfflib.train import train_stage
+
+    try:
+        trained = train_stage(stage, profile=profile, progress=True, **options)
+    except KeyboardInterrupt as stop:
+        where = str(stop) or f"stage {stage}"
+        raise KeyboardInterrupt(f"stopped at {where}; the same command continues.") from None
+    click.echo(trained.summary)
+
+
+@main.command()
+@click.option("--checkpoint", default="", metavar="FILE", help="Weights; default the profile's jointly trained ones.")
+@_profile
+@_interval
+@_seed
+@click.option("--out", default="", metavar="FILE.csv", help="Default runs/<profile>/results/evaluate.csv.")
+def evaluate(checkpoint: str, profile: str, interval: int, seed: int, out: str) -> None:
+    """Accuracy by distance from the key frame, on the test part of the intensity-threshold set."""
+    from dfflib.evaluate import evaluate_checkpoint
+    from dfflib.paths import RUNS
+
+    table = evaluate_checkpoint(checkpoint, profile=profile, interval=interval, seed=seed, out=out, progress=True)
+    click.echo(_compact(table))
+    click.echo(f"written to {out or RUNS / profile / 'results' / 'evaluate.csv'}")
+
+
+def _compact(table) -> str:
+    """Tidy rows as one row per method and metric, one column per offset; as they are if that does not fit."""
+    keys = ["method", "metric", "offset"]
+    if not {*keys, "value"} <= set(table) or table.duplicated(keys).any():
+        return table.to_string(index=False)
+    wide = table.pivot(index=keys[:2], columns="offset", values="value")
+    return wide.to_string(float_format=lambda value: f"{value:.4g}", na_rep="")

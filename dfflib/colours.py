@@ -1,0 +1,54 @@
+"""Labels as colours, laid over the frames that they belong to: for figures and for overlay videos alike."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfflib.data.clips import IGNORE
+
+CLASS_COLOURS = np.array(
+    [(40, 44, 52), (240, 180, 41), (42, 111, 151), (209, 96, 61), (106, 153, 78), (156, 106, 222), (86, 180, 200),
+     (220, 120, 170), (150, 120, 90), (120, 140, 160), (200, 200, 90), (90, 60, 110)], dtype=np.uint8,
+)  # fmt: skip
+"""Label colours, class 0 first; they repeat after twelve. Ignored pixels are drawn white."""
+
+
+def to_image(frame: Tensor | np.ndarray) -> np.ndarray:
+    """A frame ``(3, H, W)``, uint8 or float in [0, 1], or ``(H, W)``, as an array for ``imshow``."""
+    if isinstance(frame, Tensor):
+        frame = frame.detach().cpu()
+        frame = frame.float().clamp(0, 1).mul(255).round().to(torch.uint8) if frame.is_floating_point() else frame
+        frame = frame.squeeze(0) if frame.ndim == 4 else frame
+        frame = (frame.permute(1, 2, 0) if frame.ndim == 3 else frame).numpy()
+    return frame
+
+
+def colour_labels(labels: Tensor) -> np.ndarray:
+    """Labels ``(H, W)`` int64 as RGB uint8 ``(H, W, 3)``; 255 (ignore) is white."""
+    labels = labels.detach().cpu().numpy()
+    colours = CLASS_COLOURS[labels % len(CLASS_COLOURS)]
+    colours[labels == IGNORE] = 255
+    return colours
+
+
+def overlay(frame: Tensor, labels: Tensor, strength: float = 0.55) -> np.ndarray:
+    """A frame with its labels laid over it: class 0 keeps the picture, darkened; other classes are tinted and outlined.
+
+    Args:
+        frame: ``(3, H, W)`` uint8 or float.
+        labels: ``(H, W)``.
+        strength: share of the tint.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
+    """
+    picture = to_image(frame).astype(np.float32)
+    mask = labels.detach().cpu().numpy()
+    tint = colour_labels(labels).astype(np.float32)
+    grey = picture.mean(-1, keepdims=True)
+    result = np.where((mask == 0)[..., None], 0.45 * picture + 0.15 * grey, (1 - strength) * picture + strength * tint)
+    edge = np.zeros(mask.shape, bool)
+    edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    edge[1:] |= mask[1:] != mask[:-1]
+    result[edge] = 255
+    return result.clip(0, 255).astype(np.uint8)

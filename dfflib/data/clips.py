@@ -1,0 +1,152 @@
+"""The clip: what every data set yields, whatever it is read from or rendered by.
+
+A clip is a run of frames with whichever ground truth exists for it. Frames and masks are *sequences*: ``clip.frames[7]``
+is one frame ``(3, H, W)`` uint8, ``clip.frames[[3, 7]]`` and ``clip.frames[3:8]`` are stacks ``(T, 3, H, W)``; masks are
+int64 ``(H, W)`` and ``(T, H, W)`` with 255 = ignore. A tensor satisfies that contract, and so does a lazy reader that
+decodes a frame when it is asked for: a two-hour video costs no more memory than a short one.
+"""
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfflib.errors import DffError
+
+IGNORE = 255
+"""Label of pixels that no loss and no metric counts."""
+
+
+class LazyStack:
+    """A stack of tensors that are made one by one, on demand: ``stack[i]``, ``stack[a:b]``, ``stack[[i, j]]``.
+
+    Indices may be negative, NumPy integers, or a 1-D array or tensor of whole numbers or of one bool per item, as for a
+    tensor; an empty selection has shape ``(0, ...)``. A slice may also run backward.
+
+    Args:
+        make: index -> tensor; called with ``0 <= index < length``.
+        length: number of items.
+    """
+
+    def __init__(self, make: Callable[[int], Tensor], length: int):
+        self._make, self._length = make, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: int | slice | Sequence[int] | Tensor) -> Tensor:
+        if isinstance(key, slice):
+            key = range(*key.indices(self._length))
+        elif isinstance(key, (Tensor, np.ndarray)):
+            key = self._numbers(np.asarray(key))
+        if not isinstance(key, Iterable):
+            return self._make(self._inside(operator.index(key)))
+        items = [self._make(self._inside(operator.index(i))) for i in key]
+        return torch.stack(items) if items else self._make(0)[None][:0]
+
+    def _numbers(self, key: np.ndarray) -> int | list[int]:
+        """Indices from an array: whole numbers, or one bool per item of the stack."""
+        if key.ndim > 1 or key.dtype.kind not in "iub" or (key.dtype == bool and len(np.atleast_1d(key)) != len(self)):
+            raise IndexError(f"{len(self)} frames have no index of shape {key.shape} and type {key.dtype}")
+        return np.flatnonzero(key).tolist() if key.dtype == bool else key.tolist()
+
+    def _inside(self, index: int) -> int:
+        if not -self._length <= index < self._length:
+            raise IndexError(f"frame {index} of a clip of {self._length} frames")
+        return index % self._length
+
+
+class Clip:
+    """Frames, their rate, and the ground truth that exists.
+
+    Attributes:
+        name: short name, used in tables and file names.
+        frames: uint8, ``(T, 3, H, W)`` when stacked.
+        fps: frames per second.
+        masks: int64 class labels, ``(T, H, W)`` when stacked, or None; only the frames in ``labelled`` have one.
+        labelled: indices of the frames that have a mask.
+        class_names: name of each class, in label order.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        frames,
+        fps: float = 25.0,
+        masks=None,
+        labelled: Sequence[int] | None = None,
+        class_names: Sequence[str] = (),
+    ):
+        if len(frames) == 0:
+            raise DffError(f"{name} has no frames: give a video or a folder with at least one image.")
+        if not fps > 0:
+            raise DffError(f"{name} has {fps} frames per second: give a number above 0.")
+        self.name, self.frames, self.fps, self.masks = name, frames, float(fps), masks
+        self.labelled = (range(len(frames)) if masks is not None else range(0)) if labelled is None else labelled
+        self.class_names = tuple(class_names)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return tuple(self.frames[0].shape[-2:])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 for an unlabelled clip."""
+        return len(self.class_names)
+
+    def window(self, start: int, stop: int, name: str = "") -> "Clip":
+        """The frames ``start <= i < stop`` as a clip of their own, numbered from 0; nothing is copied."""
+        if not 0 <= start < stop <= len(self):
+            raise DffError(
+                f"{self.name} has {len(self)} frames, so it has no window from {start} to {stop}: "
+                f"choose 0 <= start < stop <= {len(self)}."
+            )
+        masks = None if self.masks is None else LazyStack(lambda i: self.masks[start + i], stop - start)
+        return Clip(
+            name or f"{self.name}[{start}:{stop}]",
+            LazyStack(lambda i: self.frames[start + i], stop - start),
+            self.fps,
+            masks,
+            [i - start for i in self.labelled if start <= i < stop],
+            self.class_names,
+        )
+
+    def in_memory(self) -> "Clip":
+        """The same clip with its frames decoded once and kept (uint8). For short clips that are read many times."""
+        return Clip(self.name, self.frames[:], self.fps, self.masks, self.labelled, self.class_names)
+
+
+def split_in_time(
+    clip: Clip, fractions: tuple[float, float, float] = (0.6, 0.15, 0.25), gap: int = 10
+) -> dict[str, Clip]:
+    """Cut a clip into train / val / test, in that order in time, and drop ``gap`` frames at each cut.
+
+    Neighbouring frames are nearly the same picture. Were they dealt out at random, every test frame would have a twin in
+    the training set; the gap keeps the two apart by more frames than the usual key-frame interval.
+
+    Raises:
+        DffError: the clip is too short to leave each part two frames, or gap or fractions make no sense.
+    """
+    if gap < 0 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise DffError(
+            f"a gap of {gap} and parts of {fractions} do not cut a clip: choose a gap of 0 or more and parts that sum to 1."
+        )
+    usable = len(clip) - 2 * gap
+    train, val = round(usable * fractions[0]), round(usable * fractions[1])
+    if min(train, val, usable - train - val) < 2:
+        raise DffError(
+            f"{clip.name} has {len(clip)} frames, too few to cut into train, val and test with gaps of {gap}: "
+            f"use a longer clip or a smaller gap."
+        )
+    cuts = {
+        "train": (0, train),
+        "val": (train + gap, train + gap + val),
+        "test": (train + val + 2 * gap, len(clip)),
+    }
+    return {part: clip.window(*cut, name=f"{clip.name}/{part}") for part, cut in cuts.items()}

@@ -1,0 +1,146 @@
+"""Training batches: pairs of a key frame and a current frame from the same shot, and frames moved by a known flow.
+
+A batch is a pure function of ``(seed, step)``. So a run that was stopped and resumed sees the very batches that it would
+have seen, and so does a run in another process.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dfflib.data.clips import Clip
+from dfflib.data.shots import Shots
+from dfflib.errors import DffError
+from dfflib.warp import warp
+
+
+@dataclass
+class Batch:
+    """What one training step sees.
+
+    Attributes:
+        key, current: ``(N, 3, H, W)`` float32 in [0, 1].
+        labels: of the current frame, ``(N, H, W)`` int64; None for moved frames.
+        is_key: bool ``(N,)``: the current frame *is* the key frame; None for moved frames.
+        flow: exact flow from current to key in pixels, ``(N, 2, H, W)``; None for real pairs.
+    """
+
+    key: Tensor
+    current: Tensor
+    labels: Tensor | None = None
+    is_key: Tensor | None = None
+    flow: Tensor | None = None
+
+    def to(self, device) -> "Batch":
+        """The same batch on a device."""
+        return Batch(*(None if part is None else part.to(device) for part in vars(self).values()))
+
+
+def generator(seed: int, step: int) -> torch.Generator:
+    """A random generator for one step, independent of every other step's."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
+
+
+class FramePairs:
+    """Random pairs as in the paper, section 4: a labelled current frame i, and a key frame k with 0 <= i - k <= l - 1.
+
+    Args:
+        clips: labelled clips, of any sizes; longer clips are drawn from more often.
+        crop: ``(height, width)`` cut at the same random place from both frames; clips must be at least that large.
+        max_interval: l; offsets are uniform in 0 .. l-1 and shortened where the shot began later.
+        flip: mirror half of the pairs, both frames alike.
+    """
+
+    def __init__(self, clips: list[Clip], crop: tuple[int, int], max_interval: int, flip: bool = True):
+        if max_interval < 1:
+            raise DffError(f"the longest interval is {max_interval}: choose 1 or more frames.")
+        for clip in clips:
+            if clip.size[0] < crop[0] or clip.size[1] < crop[1]:
+                raise DffError(
+                    f"{clip.name} has frames of {clip.size[1]}x{clip.size[0]} pixels, smaller than the training crop of "
+                    f"{crop[1]}x{crop[0]}: enlarge the frames or choose a smaller crop."
+                )
+        self.clips, self.crop, self.max_interval, self.flip = clips, crop, max_interval, flip
+        self.shots = [Shots(clip) for clip in clips]
+        self.frames = [(c, i) for c, clip in enumerate(clips) for i in clip.labelled]
+        if not self.frames:
+            raise DffError("no clip has a labelled frame: give at least one clip with masks.")
+
+    def batch(self, size: int, seed: int, step: int) -> Batch:
+        """The batch of one step: ``size`` pairs."""
+        rng = generator(seed, step)
+        samples = [self._sample(rng) for _ in range(size)]
+        key, current, labels, is_key = (torch.stack(parts) for parts in zip(*samples))
+        return Batch(key, current, labels, is_key)
+
+    def _sample(self, rng: torch.Generator) -> tuple[Tensor, ...]:
+        def draw(stop: int) -> int:
+            return int(torch.randint(stop, (1,), generator=rng))
+
+        c, current = self.frames[draw(len(self.frames))]
+        clip = self.clips[c]
+        key = max(current - draw(self.max_interval), self.shots[c].start_of(current))
+        height, width = clip.size
+        top, left = draw(height - self.crop[0] + 1), draw(width - self.crop[1] + 1)
+        window = (..., slice(top, top + self.crop[0]), slice(left, left + self.crop[1]))
+        parts = [clip.frames[key][window] / 255, clip.frames[current][window] / 255, clip.masks[current][window]]
+        if self.flip and draw(2):
+            parts = [part.flip(-1) for part in parts]
+        return *parts, torch.tensor(key == current)
+
+
+class MovedFrames:
+    """Real frames moved by a known, smooth random flow: pre-training pairs with exact ground truth, without labels.
+
+    The key frame K is a crop of a frame; a random flow M is drawn (shift, rotation, zoom, and a smooth deformation); the
+    current frame is K looked up along M. By the definition of backward flow, M is then exactly the flow from the current
+    frame to the key frame. It plays the part that the Flying Chairs play in the paper.
+
+    Args:
+        clips: clips to take frames from; masks are not used.
+        crop: ``(height, width)``.
+        max_motion: longest shift in pixels; lengths are drawn with most of their weight on small ones.
+    """
+
+    def __init__(self, clips: list[Clip], crop: tuple[int, int], max_motion: float = 24.0):
+        self.source = FramePairs([_with_dummy_masks(clip) for clip in clips], crop, max_interval=1)
+        self.crop, self.max_motion = crop, max_motion
+
+    def batch(self, size: int, seed: int, step: int) -> Batch:
+        """The batch of one step: ``size`` pairs with their exact flow."""
+        key = self.source.batch(size, seed, step).key
+        rng = generator(seed + 1, step)
+        flow = random_flow(size, self.crop, self.max_motion, rng)
+        current = warp(key, flow, "border")
+        noise = torch.randn(2, *key.shape, generator=rng) * 0.01 * torch.rand(2, size, 1, 1, 1, generator=rng)
+        gain = 1 + 0.1 * (torch.rand(size, 1, 1, 1, generator=rng) - 0.5)
+        return Batch((key + noise[0]).clamp(0, 1), (current * gain + noise[1]).clamp(0, 1), flow=flow)
+
+
+def random_flow(size: int, shape: tuple[int, int], max_motion: float, rng: torch.Generator) -> Tensor:
+    """Smooth random flow fields ``(size, 2, H, W)`` in pixels: similarity motion plus a smooth deformation.
+
+    The typical length of each field is drawn with density falling off towards ``max_motion``, since most real motion is
+    small: about one field in four moves by less than a pixel. One in eight has the deformation alone.
+    """
+
+    def uniform(*dims: int) -> Tensor:
+        return 2 * torch.rand(*dims, generator=rng) - 1
+
+    height, width = shape
+    length = max_motion * torch.rand(size, 1, 1, 1, generator=rng) ** 2.5
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    position = torch.stack((x, y)).expand(size, 2, height, width)
+    turned = torch.stack((-y, x)).expand(size, 2, height, width)
+    coarse = F.interpolate(uniform(size, 2, 4, 5), (height, width), mode="bicubic", align_corners=True)
+    fine = F.interpolate(uniform(size, 2, 9, 11), (height, width), mode="bicubic", align_corners=True)
+    shift, zoom, roll = uniform(size, 2, 1, 1), 0.5 * uniform(size, 1, 1, 1), 0.5 * uniform(size, 1, 1, 1)
+    bend = torch.rand(size, 1, 1, 1, generator=rng)
+    still = (torch.rand(size, 1, 1, 1, generator=rng) > 0.125).float()
+    return length * (still * (shift + zoom * position + roll * turned) + bend * (0.6 * coarse + 0.25 * fine))
+
+
+def _with_dummy_masks(clip: Clip) -> Clip:
+    return Clip(clip.name, clip.frames, clip.fps, torch.zeros(1, dtype=torch.int64).expand(len(clip), *clip.size))

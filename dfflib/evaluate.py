@@ -1,0 +1,251 @@
+"""Accuracy by distance from the key frame, averaged as the paper averages, and time per key and non-key frame.
+
+The paper's protocol (section 5.1 and the authors' clarification): for every labelled frame i and every offset d = 0 .. l-1,
+evaluate the pair (k = i - d, i); one mIoU per offset; then average the mIoUs. Offset 0, the plain per-frame result, is part
+of the average, and so the average hides how bad the last offset is: report both.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from dfflib import __version__, profiles
+from dfflib.data.clips import IGNORE, Clip
+from dfflib.data.shots import Shots
+from dfflib.dff import DeepFeatureFlow
+from dfflib.errors import DffError
+from dfflib.flow import ZeroFlow
+from dfflib.paths import write_atomically
+from dfflib.schedule import FixedInterval
+from dfflib.warp import warp
+
+COLUMNS = ["experiment", "dataset", "method", "interval", "offset", "metric", "value", "unit", "seed", "device",
+           "seconds", "version"]  # fmt: skip
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class), gathered over many label maps; pixels labelled 255 do not count."""
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # rows: truth, columns: prediction
+
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """Add label maps of equal shape, int64."""
+        valid = truth != IGNORE
+        joint = truth[valid] * self.num_classes + prediction[valid]
+        self.counts += torch.bincount(joint.cpu(), minlength=self.num_classes**2).view_as(self.counts)
+
+    def iou(self) -> Tensor:
+        """Intersection over union of each class, in [0, 1]; NaN where a class is neither present nor predicted."""
+        hit = self.counts.diag().double()
+        return hit / (self.counts.sum(0) + self.counts.sum(1) - hit)
+
+    def miou(self) -> float:
+        """Mean IoU over the classes that occur, in [0, 1]."""
+        return self.iou().nanmean().item()
+
+    def accuracy(self) -> float:
+        """Share of correct pixels, in [0, 1]."""
+        return (self.counts.diag().sum() / self.counts.sum().clamp(min=1)).item()
+
+
+def default_methods(model: DeepFeatureFlow) -> dict[str, nn.Module]:
+    """The two ways to reuse a key frame that every table compares: *copy* its features, or move them (DFF)."""
+    return {"copy": ZeroFlow(), "DFF": model.flow_source}
+
+
+@torch.inference_mode()
+def by_offset(
+    model: DeepFeatureFlow, clips: Sequence[Clip], interval: int, methods: dict[str, nn.Module] | None = None,
+    step: int = 1, progress: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    """Accuracy of each method at each offset from the key frame, on the labelled frames of some clips.
+
+    Every offset is measured on the same current frames: those with ``interval - 1`` earlier frames in their own shot.
+
+    Args:
+        model: the per-frame network is ``model.per_frame``; propagation reuses its features.
+        clips: labelled clips.
+        interval: l; offsets 0 .. l-1 are measured.
+        methods: name -> flow source; None means ``default_methods``. *Frame* is always measured.
+        step: use every ``step``-th labelled frame.
+        progress: show a bar.
+
+    Returns:
+        Columns ``method, offset, metric, value, unit, frames``. Metrics, all in percent: ``miou`` and ``pixel_accuracy``
+        against the labels; ``agreement_miou`` and ``agreement`` (pixels) against the per-frame network's own labels.
+    """
+    FixedInterval(interval)  # refuses what is no interval
+    methods = default_methods(model) if methods is None else methods
+    model = model.eval()
+    classes = max(clip.num_classes for clip in clips)
+    names = ["Frame", *methods]
+    truth = {(name, d): ConfusionMatrix(classes) for name in names for d in range(interval)}
+    agreement = {(name, d): ConfusionMatrix(classes) for name in names for d in range(interval)}
+    jobs = [(clip, i) for clip in clips for i in evaluated_frames(clip, interval, step)]
+    if not jobs:
+        raise DffError(
+            f"no labelled frame has {interval - 1} earlier frames in its shot: choose an interval shorter than the clip."
+        )
+    device = next(model.parameters()).device
+    for clip, i in tqdm(jobs, desc=f"offsets 0 to {interval - 1}", disable=not progress, leave=False, mininterval=1.0):
+        window = clip.frames[i - interval + 1 : i + 1].flip(0).to(device) / 255  # offset d is row d
+        label = clip.masks[i][None]
+        features = model.extract(window.contiguous(memory_format=torch.channels_last))
+        frame = model.predict(features[:1], clip.size).argmax(1).cpu()
+        for name in names:
+            labels = frame.expand(interval, -1, -1) if name == "Frame" else _propagated(
+                model, methods[name], features, window, clip.size, frame
+            )  # fmt: skip
+            for d in range(interval):
+                truth[name, d].update(labels[d : d + 1], label)
+                agreement[name, d].update(labels[d : d + 1], frame)
+    rows = []
+    for name, d in truth:
+        for metric, value in (
+            ("miou", truth[name, d].miou()), ("pixel_accuracy", truth[name, d].accuracy()),
+            ("agreement_miou", agreement[name, d].miou()), ("agreement", agreement[name, d].accuracy()),
+        ):  # fmt: skip
+            rows.append(dict(method=name, offset=d, metric=metric, value=100 * value, unit="%", frames=len(jobs)))
+    return pd.DataFrame(rows)
+
+
+def evaluated_frames(clip: Clip, interval: int, step: int = 1) -> list[int]:
+    """Labelled frames whose ``interval - 1`` predecessors lie in the same shot, every ``step``-th of them."""
+    shots = Shots(clip)
+    return [i for i in clip.labelled if i - (interval - 1) >= shots.start_of(i)][::step]
+
+
+def _propagated(model, source, features, window, size, frame) -> Tensor:
+    """Labels of the current frame (row 0 of ``window``) by way of each row as its key frame; offset 0 is a key frame."""
+    if len(window) == 1:
+        return frame
+    current = window[:1].expand(len(window) - 1, -1, -1, -1)
+    moved = model.with_flow(source).propagate(features[1:], window[1:], current)
+    return torch.cat((frame, model.predict(moved, size).argmax(1).cpu()))
+
+
+def average_over_offsets(table: pd.DataFrame, metric: str = "miou") -> pd.DataFrame:
+    """The paper's average for every interval: mean of the per-offset values of offsets 0 .. l-1.
+
+    Args:
+        table: from ``by_offset`` (more columns, such as seed, are kept apart).
+        metric: which metric.
+
+    Returns:
+        Columns ``method, [seed,] interval, value``.
+    """
+    keys = [name for name in ("method", "seed") if name in table.columns]
+    chosen = table[table["metric"] == metric].sort_values("offset")
+    parts = []
+    for values, group in chosen.groupby(keys, sort=False):
+        mean = group["value"].expanding().mean()
+        parts.append(pd.DataFrame({**dict(zip(keys, values)), "interval": group["offset"] + 1, "value": mean}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def median_ms(call: Callable[[], object], repeats: int = 15, warm_up: int = 3) -> float:
+    """Median time of a call in milliseconds, after some calls that do not count; waits for a GPU."""
+    times = []
+    for n in range(warm_up + repeats):
+        began = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if n >= warm_up:
+            times.append(1000 * (time.perf_counter() - began))
+    return sorted(times)[len(times) // 2]
+
+
+@torch.inference_mode()
+def component_times(model: DeepFeatureFlow, size: tuple[int, int], repeats: int = 15) -> dict[str, float]:
+    """Median milliseconds of each part of the model on one frame of the given size, batch 1, on the model's device.
+
+    Returns:
+        ``N_feat``, ``F`` (flow and scale), ``W`` (warp and scale), ``N_task`` (scores, upsampling and argmax), and their sums
+        ``key`` = N_feat + N_task and ``non-key`` = F + W + N_task.
+    """
+    model = model.eval()
+    device = next(model.parameters()).device
+    images = torch.rand(2, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
+    key, current = images[:1], images[1:]
+    features = model.extract(key)
+    flow, scale = model.flow_source(current, key, tuple(features.shape[-2:]))
+
+    def move() -> Tensor:
+        moved = warp(features, flow, model.padding_mode)
+        return moved if scale is None else moved * scale
+
+    times = {
+        "N_feat": median_ms(lambda: model.extract(key), repeats),
+        "F": median_ms(lambda: model.flow_source(current, key, tuple(features.shape[-2:])), repeats),
+        "W": median_ms(move, repeats),
+        "N_task": median_ms(lambda: model.predict(features, size).argmax(1), repeats),
+    }
+    times["key"] = times["N_feat"] + times["N_task"]
+    times["non-key"] = times["F"] + times["W"] + times["N_task"]
+    return times
+
+
+def speedup(interval: int, r: float) -> float:
+    """Overall speedup s = l / (1 + (l - 1) r) for a non-key frame that costs r of a key frame (eq. 7)."""
+    return interval / (1 + (interval - 1) * r)
+
+
+def tidy(table: pd.DataFrame, experiment: str, dataset: str, **columns) -> pd.DataFrame:
+    """A table in the workbook's result format: one row per number, the same columns everywhere.
+
+    Args:
+        table: has at least ``metric, value, unit``; other known columns are kept, unknown ones dropped.
+        experiment, dataset: what was measured on what.
+        columns: the same value for every row: ``seed``, ``interval``, ``seconds`` and so on.
+    """
+    known = dict(
+        experiment=experiment, dataset=dataset, device=profiles.describe_device(), version=__version__, **columns
+    )
+    return table.assign(**known).reindex(columns=COLUMNS)
+
+
+def write_results(table: pd.DataFrame, name: str, folder: str | os.PathLike) -> Path:
+    """Write tidy rows to ``folder/results/name.csv``, atomically."""
+    text = table.reindex(columns=COLUMNS).to_csv(index=False, float_format="%.6g")
+    return write_atomically(Path(folder) / "results" / f"{name}.csv", text)
+
+
+def evaluate_checkpoint(
+    checkpoint: str | os.PathLike = "", profile: str = "smoke", interval: int = 5, seed: int = 0,
+    out: str | os.PathLike = "", progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Measure a checkpoint on the test part of the intensity-threshold set, by offset.
+
+    Args:
+        checkpoint: file; empty takes the profile's jointly trained model.
+        profile: frame size and how many frames.
+        interval: l.
+        seed: which of the profile's models.
+        out: where to write the tidy CSV; empty means ``runs/<profile>/results/evaluate.csv``.
+    """
+    from dfflib.checkpoints import load_model
+    from dfflib.data.sets import threshold_set
+    from dfflib.paths import run_dir
+    from dfflib.train import ensure
+
+    chosen = profiles.get(profile)
+    FixedInterval(interval)
+    model = load_model(checkpoint or ensure("joint", profile, seed))
+    clips = threshold_set("test", chosen.short_side)
+    began = time.perf_counter()
+    table = by_offset(model, clips, interval, step=chosen.eval_step, progress=progress)
+    rows = tidy(
+        table, "evaluate", "threshold/test", interval=interval, seed=seed, seconds=round(time.perf_counter() - began, 1)
+    )
+    target = Path(out) if out else run_dir(profile) / "results" / "evaluate.csv"
+    write_atomically(target, rows.to_csv(index=False, float_format="%.6g"))
+    return rows

@@ -1,0 +1,125 @@
+"""Four scales of one workbook: ``smoke`` (CI), ``laptop`` (the README's figures), ``gpu``, ``paper``.
+
+A notebook names a profile; the numbers behind the name are here and nowhere else.
+"""
+
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dfflib.errors import DffError
+from dfflib.paths import run_dir
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes and lengths of one scale.
+
+    Attributes:
+        name: as given on the command line.
+        about: one line for the reader.
+        shipped: start each training stage from the shipped checkpoint of the stage before; otherwise train that one first.
+        short_side: frames are resized so that the shorter side has this many pixels.
+        crop: training crop (height, width).
+        batch: pairs per step.
+        steps: training steps per stage.
+        seeds: seeds that tables are averaged over.
+        max_interval: l of the training pairs; also the longest interval evaluated.
+        eval_step: every how many test frames one is evaluated.
+    """
+
+    name: str
+    about: str
+    shipped: bool = False
+    short_side: int = 144
+    crop: tuple[int, int] = (128, 160)
+    batch: int = 8
+    steps: dict = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    max_interval: int = 10
+    eval_step: int = 1
+
+
+PROFILES = {
+    "smoke": Profile(
+        "smoke", "every notebook in under two minutes on two CPU cores; starts from the shipped checkpoints",
+        shipped=True, crop=(96, 128), batch=4, eval_step=3,
+        steps={"keyframe": 120, "flow_pretrain": 60, "flow_detached": 60, "joint": 60},
+    ),
+    "laptop": Profile(
+        "laptop", "everything from nothing on a CPU, in an hour or two; made the figures of the README",
+        steps={"keyframe": 400, "flow_pretrain": 4000, "flow_detached": 300, "joint": 500},
+    ),
+    "gpu": Profile(
+        "gpu", "longer training on larger frames, for one GPU",
+        short_side=240, crop=(224, 320), batch=16,
+        steps={"keyframe": 4000, "flow_pretrain": 40000, "flow_detached": 5000, "joint": 10000},
+    ),
+    "paper": Profile(
+        "paper", "the published lengths (20 000 joint steps); the sample clips at their own height",
+        short_side=272, crop=(256, 384), batch=8,
+        steps={"keyframe": 20000, "flow_pretrain": 100000, "flow_detached": 10000, "joint": 20000},
+    ),
+}  # fmt: skip
+
+
+def get(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        DffError: there is none.
+    """
+    if name not in PROFILES:
+        raise DffError(f"there is no profile {name!r}: choose one of {', '.join(PROFILES)}.")
+    return PROFILES[name]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a notebook's set-up cell holds on to: profile, seed, device and the folder that results go to."""
+
+    profile: Profile
+    seed: int
+    device: str
+    folder: Path
+
+
+def begin(profile: str, seed: int = 0, out_dir: str = "") -> Run:
+    """Set a notebook up: check the profile, seed everything, choose the device, and say so.
+
+    Args:
+        profile: one of ``PROFILES``.
+        seed: for python, numpy and torch.
+        out_dir: folder for figures, results and checkpoints; empty means ``runs/<profile>``.
+    """
+    import torch
+    from lightning.fabric import seed_everything
+
+    from dfflib import __version__
+    from dfflib.viz import use_style
+
+    chosen = get(profile)
+    seed_everything(seed, verbose=False)
+    use_style()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    print(
+        f"dfflib {__version__}, torch {torch.__version__}, python {platform.python_version()} on {where}\n"
+        f"profile {chosen.name}: {chosen.about}"
+    )
+    folder = run_dir(chosen.name, out_dir)
+    return Run(chosen, seed, device, folder)
+
+
+def describe_device() -> str:
+    """Processor or GPU, and threads, in a few words: the ``device`` column of result files."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {torch.get_num_threads()} threads"

@@ -1,0 +1,375 @@
+"""Run the notebooks in order, headless, into ``runs/<profile>``; skip what is done with the same code and parameters.
+
+A notebook is done when ``state/NN_x.json`` holds its key and everything it wrote is still there. The key is a SHA-256
+of the notebook's cells, every ``dfflib/**/*.py``, the shipped checkpoints, the parameters, and the versions of python
+and torch. Notebooks run on their own (each trains or loads what it needs), so the key does not look at those before it.
+
+Nothing here imports torch: a second run, which skips everything, takes a few seconds.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from dfflib import paths, profiles, report
+from dfflib.errors import DffError
+from dfflib.parameters import assign_parameters, find_notebooks, select
+from dfflib.report import Outcome
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs in one folder are not told apart
+    fcntl = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    Attributes:
+        folder: the run folder.
+        index: its ``index.html``.
+        outcomes: one per notebook of the workbook, selected or not, in order.
+        seconds: wall time of the run.
+    """
+
+    folder: Path
+    index: Path
+    outcomes: list[Outcome]
+    seconds: float
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """The notebooks that failed in this run."""
+        return [outcome for outcome in self.outcomes if outcome.status == "failed"]
+
+    def __str__(self) -> str:
+        run, skipped, failed = (sum(o.status == s for o in self.outcomes) for s in ("run", "skipped", "failed"))
+        return f"{run} run, {skipped} up to date, {failed} failed, in {self.seconds:.0f} s: open {self.index}"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One selected notebook, with what decides whether it runs."""
+
+    notebook: Path
+    parameters: dict
+    key: str
+    cells: int
+
+    @property
+    def name(self) -> str:
+        return self.notebook.stem
+
+
+def reproduce(
+    profile: str = "smoke", only: Iterable[str] = (), parameters: dict | None = None, force: bool = False,
+    out_dir: str | os.PathLike = "", notebooks: str | os.PathLike = paths.NOTEBOOKS, progress: bool = True,
+) -> Summary:  # fmt: skip
+    """Run the notebooks and write one HTML index of notebooks, figures and tables.
+
+    A notebook that fails does not stop the others: ``Summary.failed`` names it, and what it had done by then is kept as
+    ``notebooks/NN_x.failed.ipynb``.
+
+    Args:
+        profile: one of ``dfflib.profiles.PROFILES``.
+        only: numbers or names ("02", "02_warp", "02,05"); empty means all.
+        parameters: for those notebooks that declare them; strings are read as literals of the declared type.
+        force: run also what is done.
+        out_dir: run folder; empty means ``runs/<profile>``.
+        notebooks: folder of ``NN_*.ipynb``.
+        progress: report on stderr.
+
+    Raises:
+        DffError: unknown profile, notebook or parameter, a value of the wrong type, a folder that cannot be written, or
+            another run at work in the same folder.
+        KeyboardInterrupt: stopped; its message says how to continue. Finished notebooks stay as they are.
+    """
+    began = time.perf_counter()
+    profiles.get(profile)
+    every = find_notebooks(notebooks)
+    selected = select(every, only)
+    passed = assign_parameters(selected, profile, parameters or {}, out_dir)
+    with _run_folder(profile, out_dir) as folder, _terminate_as_interrupt():
+        common = _digest_of_code()
+        tasks = [_task(path, passed[path], common) for path in selected]
+        outcomes = _run_all(tasks, folder, force, progress)
+        everything = [outcomes.get(path.stem) or _outcome_before(path, folder) for path in every]
+        index = report.write_index(folder, profile, everything)
+    return Summary(folder, index, everything, time.perf_counter() - began)
+
+
+# What is done already.
+
+
+def _digest_of_code() -> str:
+    """What every notebook depends on: the library's source, the shipped checkpoints, python and torch."""
+    package = Path(__file__).resolve().parent
+    files = sorted(package.rglob("*.py")) + sorted(paths.CHECKPOINTS.glob("*.safetensors"))
+    digest = hashlib.sha256(json.dumps(_versions()).encode())
+    for file in files:
+        content = file.read_bytes()
+        digest.update(f"{file.name} {len(content)} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _task(notebook: Path, parameters: dict, common: str) -> _Task:
+    import nbformat
+
+    cells = [[cell.cell_type, cell.source] for cell in nbformat.read(notebook, as_version=4).cells]
+    text = json.dumps([cells, parameters, common], sort_keys=True)
+    return _Task(notebook, parameters, hashlib.sha256(text.encode()).hexdigest(), len(cells))
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": report.torch_version()}
+
+
+def _files(folder: Path, name: str) -> dict[str, Path]:
+    """Where a notebook's executed form, page and state lie."""
+    return {
+        "executed": folder / "notebooks" / f"{name}.ipynb",
+        "running": folder / "notebooks" / f".{name}.running.ipynb",
+        "failed": folder / "notebooks" / f"{name}.failed.ipynb",
+        "html": folder / "html" / f"{name}.html",
+        "state": folder / "state" / f"{name}.json",
+    }
+
+
+def _read_state(file: Path) -> dict:
+    """What the last successful run noted; empty if there was none, or if the file is damaged (then it runs again)."""
+    try:
+        state = json.loads(file.read_text())
+        return state if {"key", "seconds", "outputs"} <= state.keys() else {}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _is_done(task: _Task, folder: Path) -> bool:
+    files = _files(folder, task.name)
+    state = _read_state(files["state"])
+    wrote = [files["executed"], files["html"], *(folder / name for name in state.get("outputs", []))]
+    return state.get("key") == task.key and all(file.is_file() for file in wrote)
+
+
+def _outcome_before(notebook: Path, folder: Path) -> Outcome:
+    """Of a notebook that was not selected this time."""
+    files = _files(folder, notebook.stem)
+    state = _read_state(files["state"])
+    status = "earlier" if state and files["html"].is_file() else "not run"
+    return Outcome(notebook, status, state.get("seconds"), html=files["html"] if status == "earlier" else None)
+
+
+# Running.
+
+
+def _run_all(tasks: list[_Task], folder: Path, force: bool, progress: bool) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = {}
+    for n, task in enumerate(tasks, 1):
+        files = _files(folder, task.name)
+        line = _Progress(f"[{n}/{len(tasks)}] {task.name}", task.cells + 1, progress)  # papermill adds a cell
+        if not force and _is_done(task, folder):
+            seconds = _read_state(files["state"])["seconds"]
+            outcomes[task.name] = Outcome(task.notebook, "skipped", seconds, html=files["html"])
+            line.say("up to date")
+            continue
+        try:
+            with line:
+                outcomes[task.name] = _run(task, folder, line)
+        except KeyboardInterrupt:
+            done = f"{len(outcomes)} of {len(tasks)} notebooks are finished and kept"
+            raise KeyboardInterrupt(f"stopped in {task.name}: {done}; the same command continues there.") from None
+        finally:
+            files["running"].unlink(missing_ok=True)
+        outcome = outcomes[task.name]
+        line.say(f"{'failed after' if outcome.error else 'done in'} {outcome.seconds:.0f} s")
+    return outcomes
+
+
+def _run(task: _Task, folder: Path, line: "_Progress") -> Outcome:
+    """Execute one notebook beside its final place, and move it there when it is complete."""
+    from papermill.exceptions import PapermillExecutionError
+
+    files = _files(folder, task.name)
+    files["executed"].parent.mkdir(parents=True, exist_ok=True)
+    files["failed"].unlink(missing_ok=True)
+    began = time.perf_counter()
+    try:
+        _execute(task, files["running"], line)
+        _drop_machine_paths(files["running"])
+        report.write_page(files["running"], files["html"], task.name)
+    except Exception as error:  # a failing notebook is a bug to be shown, and no reason to stop the others
+        if isinstance(error, PapermillExecutionError) and error.ename == "KeyboardInterrupt":
+            raise KeyboardInterrupt from None  # the signal reached the kernel, and not us
+        kept = f"; what it had done is in {files['failed']}" if files["running"].is_file() else ""
+        if kept:
+            files["running"].replace(files["failed"])
+        return Outcome(task.notebook, "failed", time.perf_counter() - began, _describe(task.name, error) + kept)
+    files["running"].replace(files["executed"])
+    seconds = round(time.perf_counter() - began, 1)
+    outputs = [str(path.relative_to(folder)) for path in report.outputs_of(task.name, folder)]
+    state = dict(
+        key=task.key, seconds=seconds, finished=datetime.now().astimezone().isoformat(timespec="seconds"),
+        parameters=task.parameters, versions=_versions(), outputs=outputs,
+    )  # fmt: skip
+    paths.write_atomically(files["state"], json.dumps(state, indent=1))
+    return Outcome(task.notebook, "run", seconds, html=files["html"])
+
+
+def _execute(task: _Task, target: Path, line: "_Progress") -> None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        papermill.execute_notebook(
+            str(task.notebook), str(target), parameters=task.parameters, progress_bar=False, kernel_name="python3",
+            kernel_manager_class=_this_python(), on_cell_start=line.cell,
+            cwd=str(paths.ROOT),  # a kernel finds dfflib there even where it is not installed
+        )  # fmt: skip
+    except PapermillExecutionError:
+        if not _accept_intended_errors(target):
+            raise
+
+
+def _accept_intended_errors(executed: Path) -> bool:
+    """Papermill takes every error for a failure; in a cell tagged ``raises-exception`` it is part of the lesson."""
+    import nbformat
+
+    content = nbformat.read(executed, as_version=4)
+    if any(cell.metadata.get("papermill", {}).get("exception") for cell in content.cells):
+        return False  # a cell without that tag stopped the notebook
+    marks = "papermill-error-cell-tag"
+    content.cells = [cell for cell in content.cells if marks not in cell.metadata.get("tags", [])]
+    nbformat.write(content, executed)
+    return True
+
+
+def _this_python() -> type:
+    """A kernel manager that runs this interpreter, whatever kernel named python3 the user has installed.
+
+    The kernel has a session of its own, so Ctrl-C in a terminal does not reach it. Stopping it interrupts it first,
+    which gives a training stage the time to save where it is; and a kernel ends by itself when this process is gone.
+    """
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    class ThisPython(AsyncKernelManager):
+        kernel_spec = KernelSpec(
+            argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"],
+            display_name="Python 3", language="python"
+        )  # fmt: skip
+
+    return ThisPython
+
+
+def _drop_machine_paths(notebook: Path) -> None:
+    """Papermill notes absolute paths; a notebook that is passed on should not carry them."""
+    content = json.loads(notebook.read_text())
+    for name in ("input_path", "output_path"):
+        content["metadata"].get("papermill", {}).pop(name, None)
+    notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _describe(name: str, error: Exception) -> str:
+    """One sentence for a failure: where, and the last line of the traceback."""
+    ename, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+    where = f"{name} failed in cell [{error.exec_count}]" if hasattr(error, "exec_count") else f"{name} failed"
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    if ename == "DffError":
+        return f"{where}: {text.strip().rstrip('.')}"
+    return f"{where}: {ename}" + (f": {lines[-1].strip()}" if lines else "")
+
+
+class _Progress:
+    """One notebook's progress on stderr: in a terminal a bar over its cells, else a line at its start and its end."""
+
+    def __init__(self, label: str, cells: int, shown: bool):
+        self.label, self.cells, self.shown, self.live = label, cells, shown, shown and sys.stderr.isatty()
+
+    def __enter__(self) -> Self:
+        from tqdm import tqdm
+
+        if not self.live:
+            self.say("starts")
+            return self
+        self.bar = tqdm(
+            desc=self.label, leave=False, bar_format="{desc}  |{bar:24}| cell {n}/{total}  {elapsed}", ascii=" .:#",
+            dynamic_ncols=True, total=self.cells,
+        )  # fmt: skip
+        self.ended = threading.Event()
+        threading.Thread(target=self._tick, daemon=True).start()
+        return self
+
+    def _tick(self) -> None:
+        while not self.ended.wait(1.0):  # the clock goes on in a cell that trains for a minute
+            self.bar.refresh()
+
+    def cell(self, cell: dict, cell_index: int) -> None:
+        """Called by nbclient when a cell starts."""
+        if self.live:
+            self.bar.n = cell_index + 1
+
+    def __exit__(self, *exception) -> None:
+        if self.live:
+            self.ended.set()
+            self.bar.close()
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        if self.shown:
+            print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+
+
+# Guards.
+
+
+@contextlib.contextmanager
+def _run_folder(profile: str, out_dir: str | os.PathLike) -> Iterator[Path]:
+    """The run folder, held for this process alone. The lock is the operating system's: it ends with the process."""
+    try:
+        folder = paths.run_dir(profile, out_dir)
+        lock = open(folder / ".lock", "a+")
+    except OSError as error:
+        where = out_dir or paths.RUNS / profile
+        raise DffError(f"{where} cannot be the run folder ({error.strerror}): name another with --out-dir.") from None
+    with lock:
+        if fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = lock.read().strip() or "another process"
+                advice = "wait for it, or name another folder with --out-dir"
+                raise DffError(f"{folder} is in use by {holder}: {advice}.") from None
+            except OSError:
+                pass  # a file system without locks
+        lock.truncate(0)
+        now = datetime.now().strftime("%Y-%m-%d %H:%M")
+        lock.write(f"`dfflib reproduce`, process {os.getpid()} on {socket.gethostname()}, since {now}")
+        lock.flush()
+        yield folder
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """``kill`` and a scheduler's time limit stop a run as Ctrl-C does: kernel ended, finished notebooks kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,343 @@
+"""Training in stages: key frame, flow on exact motion, flow detached from the key-frame model, everything jointly.
+
+=================  ======================================  ==============================  ===========================
+stage              starts from                             learns                          loss
+=================  ======================================  ==============================  ===========================
+``keyframe``       nothing                                 N_feat, N_task                  cross-entropy on I_k
+``flow_pretrain``  nothing                                 F                               end-point error, exact flow
+``flow_detached``  ``keyframe`` and ``flow_pretrain``      F, S (N frozen, detached)       cross-entropy on I_i
+``joint``          ``keyframe`` and ``flow_detached``      N_feat, N_task, F, S            cross-entropy on I_i
+=================  ======================================  ==============================  ===========================
+
+A run can be stopped at any time: it continues with the next step where it stopped, and ends with the same weights as a run that
+was never stopped. What it wrote before is replaced only by a complete new file.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from lightning.fabric import Fabric, seed_everything
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dfflib import checkpoints, profiles
+from dfflib.data.clips import IGNORE
+from dfflib.data.pairs import Batch, FramePairs, MovedFrames
+from dfflib.data.sets import threshold_set
+from dfflib.dff import DeepFeatureFlow, build
+from dfflib.errors import DffError
+from dfflib.evaluate import ConfusionMatrix
+from dfflib.flow import end_point_error, multiscale_loss
+from dfflib.paths import CHECKPOINTS, run_dir, write_atomically
+from dfflib.warp import resize_flow
+
+STAGES = ("keyframe", "flow_pretrain", "flow_detached", "joint")
+BEFORE = {
+    "keyframe": (),
+    "flow_pretrain": (),
+    "flow_detached": ("keyframe", "flow_pretrain"),
+    "joint": ("keyframe", "flow_detached"),
+}
+PARTS = {
+    "keyframe": ("feature_net.", "task_net."),
+    "flow_pretrain": ("flow_source.",),
+    "flow_detached": ("flow_source.",),
+}
+PEAK_LR = {"keyframe": 2e-3, "flow_pretrain": 8e-4, "flow_detached": 2e-4, "joint": 2e-4}
+SAVE_EVERY, VALIDATE_EVERY, LOG_EVERY = 100, 100, 10  # steps
+VALIDATION_BATCHES = 4
+MODEL = dict(num_classes=2)  # the workbook's small model: the defaults of dff.build
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a training run depends on; its digest names the run's folder."""
+
+    stage: str
+    seed: int
+    steps: int
+    batch: int
+    crop: tuple[int, int]
+    short_side: int
+    max_interval: int
+    start: tuple[str, ...]  # digests of the checkpoints it starts from
+
+    def digest(self) -> str:
+        """Ten hexadecimal digits."""
+        text = json.dumps([asdict(self), PEAK_LR[self.stage], MODEL], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training run: its checkpoint, its log as a table (step, loss, lr, metric, seconds), and one sentence."""
+
+    checkpoint: Path
+    log: pd.DataFrame
+    summary: str
+
+
+def seed_of(stage: str, seed: int) -> int:
+    """Flow pre-training is shared by all seeds, as the paper's Flying Chairs weights are; other stages have their own."""
+    return 0 if stage == "flow_pretrain" else seed
+
+
+def checkpoint_name(stage: str, seed: int) -> str:
+    """File name of a stage's result."""
+    return f"{stage}_s{seed_of(stage, seed)}.safetensors"
+
+
+def ensure(stage: str, profile: str = "smoke", seed: int = 0, out_dir: str = "", progress: bool = True) -> Path:
+    """Checkpoint of a stage: the shipped one where the profile starts from those, else this run's, trained if need be."""
+    chosen = profiles.get(profile)
+    shipped = CHECKPOINTS / checkpoint_name(stage, seed)
+    if chosen.shipped and shipped.is_file():
+        return shipped
+    return train_stage(stage, profile, seed, out_dir, progress=progress).checkpoint
+
+
+def train_stage(
+    stage: str, profile: str = "smoke", seed: int = 0, out_dir: str = "", steps: int | None = None,
+    fresh: bool = False, progress: bool = True,
+) -> Trained:  # fmt: skip
+    """Train one stage, after the stages that it starts from; continue where an interrupted run of the same settings stopped.
+
+    Args:
+        stage: one of ``STAGES``.
+        profile: sizes and lengths, see ``dfflib.profiles``.
+        seed: initialisation and batches.
+        out_dir: run folder; empty means ``runs/<profile>``.
+        steps: instead of the profile's.
+        fresh: forget what an earlier run of the same settings left.
+        progress: show a bar.
+
+    Returns:
+        The checkpoint ``<run>/checkpoints/<stage>_s<seed>.safetensors`` and the log beside it (``.csv``).
+
+    Raises:
+        DffError: unknown stage or profile, bad number of steps, or the loss is no longer a number.
+    """
+    if stage not in STAGES:
+        raise DffError(f"there is no training stage {stage!r}: choose one of {', '.join(STAGES)}.")
+    chosen, folder = profiles.get(profile), run_dir(profile, out_dir)
+    steps = chosen.steps[stage] if steps is None else steps
+    if steps < 1:
+        raise DffError(f"{steps} training steps were asked for: choose 1 or more.")
+    seed = seed_of(stage, seed)
+    start = [ensure(name, profile, seed, out_dir, progress) for name in BEFORE[stage]]
+    settings = Settings(
+        stage, seed, steps, chosen.batch, chosen.crop, chosen.short_side, chosen.max_interval,
+        tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in start),
+    )  # fmt: skip
+    return _Trainer(settings, folder, start, fresh).run(progress)
+
+
+class _Trainer:
+    """One run of one stage."""
+
+    def __init__(self, settings: Settings, folder: Path, start: list[Path], fresh: bool):
+        self.settings, self.start = settings, start
+        name = checkpoint_name(settings.stage, settings.seed)
+        self.result = folder / "checkpoints" / name
+        self.log_file = self.result.with_suffix(".csv")
+        self.state_file = folder / "train" / f"{settings.stage}_s{settings.seed}_{settings.digest()}.ckpt"
+        if fresh:
+            self.state_file.unlink(missing_ok=True)
+            self.result.unlink(missing_ok=True)
+
+    def run(self, progress: bool) -> Trained:
+        """Train, or return what a finished run of the same settings left."""
+        if self._is_finished():
+            return self._trained("was trained before with the same settings")
+        seed_everything(self.settings.seed, verbose=False)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            self._prepare()
+            self._train(progress)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        return self._trained(f"trained for {self.settings.steps} steps")
+
+    def _is_finished(self) -> bool:
+        if not (self.result.is_file() and self.log_file.is_file()):
+            return False
+        return checkpoints.describe(self.result)[1].get("settings") == self.settings.digest()
+
+    def _trained(self, how: str) -> Trained:
+        log = pd.read_csv(self.log_file)
+        metric = log["metric"].dropna()
+        unit = "px end-point error" if self.settings.stage == "flow_pretrain" else "validation mIoU"
+        last = f", {metric.iloc[-1]:.3f} {unit}" if len(metric) else ""
+        return Trained(self.result, log, f"{self.settings.stage} {how}{last}: {self.result}")
+
+    def _prepare(self) -> None:
+        settings = self.settings
+        self.fabric = Fabric(accelerator="auto", devices=1)
+        self.fabric.launch()
+        model = build(**MODEL).to(memory_format=torch.channels_last)
+        for path in self.start:
+            checkpoints.load_into(model, path)
+        self.model = model
+        self.learning = learning_parameters(model, settings.stage)
+        optimizer = torch.optim.AdamW(self.learning, lr=PEAK_LR[settings.stage], weight_decay=1e-4)
+        self.wrapped, self.optimizer = self.fabric.setup(model, optimizer)
+        for method in ("per_frame", "flow_levels"):
+            self.wrapped.mark_forward_method(method)
+        parts = {name: threshold_set(name, settings.short_side) for name in ("train", "val")}
+        if settings.stage == "flow_pretrain":
+            self.batches = {name: MovedFrames(clips, settings.crop) for name, clips in parts.items()}
+        else:
+            self.batches = {
+                name: FramePairs(clips, _fit(settings.crop, clips), settings.max_interval, flip=name == "train")
+                for name, clips in parts.items()
+            }
+        self.step, self.rows = 0, []
+        if self.state_file.is_file():
+            self._resume()
+
+    def _resume(self) -> None:
+        try:
+            state = torch.load(self.state_file, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.rows = state["step"], state["rows"]
+        except Exception as error:  # whatever a damaged file makes torch raise
+            raise DffError(
+                f"{self.state_file} cannot be continued from ({type(error).__name__}): it is damaged, so start this "
+                f"stage again with --fresh."
+            ) from error
+
+    def _train(self, progress: bool) -> None:
+        settings, began = self.settings, time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0.0)
+        bar = tqdm(
+            total=settings.steps, initial=self.step, desc=f"{settings.stage} s{settings.seed}", disable=not progress,
+            leave=False, mininterval=1.0,
+        )  # fmt: skip
+        try:
+            while self.step < settings.steps:
+                loss, lr = self._one_step()
+                last = self.step == settings.steps
+                if self.step % LOG_EVERY == 0 or last:
+                    metric = self._validate() if self.step % VALIDATE_EVERY == 0 or last else None
+                    seconds = time.perf_counter() - began
+                    self.rows.append(dict(step=self.step, loss=loss, lr=lr, metric=metric, seconds=seconds))
+                if self.step % SAVE_EVERY == 0:
+                    self._save_state()
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        except KeyboardInterrupt:
+            self._save_state()
+            raise
+        finally:
+            bar.close()
+        self._save_result(time.perf_counter() - began)
+
+    def _one_step(self) -> tuple[float, float]:
+        settings = self.settings
+        set_training_mode(self.model, settings.stage)
+        lr = learning_rate(self.step, settings.steps, PEAK_LR[settings.stage])
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        batch = self.batches["train"].batch(settings.batch, settings.seed, self.step).to(self.fabric.device)
+        loss = stage_loss(self.wrapped, settings.stage, batch)
+        if not math.isfinite(loss.item()):
+            raise DffError(
+                f"the loss of stage {settings.stage} became {loss.item()} at step {self.step + 1} (learning rate {lr:.2g}): "
+                f"lower the learning rate or look for broken input; {self.state_file} holds the last good state."
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=1.0, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.step += 1
+        return loss.item(), lr
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """Mean end-point error (flow_pretrain) or mIoU over fixed batches of the validation part."""
+        settings = self.settings
+        self.model.eval()
+        errors, matrix = [], ConfusionMatrix(MODEL["num_classes"])
+        for n in range(VALIDATION_BATCHES):
+            batch = self.batches["val"].batch(settings.batch, seed=10_000, step=n).to(self.fabric.device)
+            if settings.stage == "flow_pretrain":
+                flow = self.model.flow_source.predictions(batch.current, batch.key)[0][-1]
+                errors.append(end_point_error(resize_flow(flow, batch.flow.shape[-2:]), batch.flow).item())
+            else:
+                matrix.update(stage_logits(self.model, settings.stage, batch).argmax(1), batch.labels)
+        return sum(errors) / len(errors) if errors else matrix.miou()
+
+    def _save_state(self) -> None:
+        self.state_file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.state_file.with_suffix(".part")
+        state = dict(
+            model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), step=self.step, rows=self.rows
+        )
+        torch.save(state, part)
+        part.replace(self.state_file)
+
+    def _save_result(self, seconds: float) -> None:
+        settings = self.settings
+        write_atomically(self.log_file, pd.DataFrame(self.rows).to_csv(index=False, float_format="%.6g"))
+        checkpoints.save_checkpoint(
+            self.result, self.model, MODEL, settings=settings.digest(), stage=settings.stage, seed=settings.seed,
+            steps=settings.steps, batch=settings.batch, crop=settings.crop, short_side=settings.short_side,
+            data="intensity threshold on the train parts of carphone, bikes and bigbuckbunny",
+            device=profiles.describe_device(), torch=torch.__version__, seconds=round(seconds, 1),
+            metric=self.rows[-1]["metric"], parts=PARTS.get(settings.stage, ("",)),
+        )  # fmt: skip
+        self.state_file.unlink(missing_ok=True)
+
+
+def learning_parameters(model: DeepFeatureFlow, stage: str) -> list[Tensor]:
+    """The parameters that a stage trains; all others are frozen."""
+    parts = {
+        "keyframe": (model.feature_net, model.task_net),
+        "flow_pretrain": (model.flow_source.net,),
+        "flow_detached": (model.flow_source,),
+        "joint": (model,),
+    }[stage]
+    model.requires_grad_(False)
+    for part in parts:
+        part.requires_grad_(True)
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def set_training_mode(model: DeepFeatureFlow, stage: str) -> None:
+    """Batch norm gathers statistics in the key-frame stage only; afterwards it uses those stored, as the authors do."""
+    model.eval()
+    if stage == "keyframe":
+        model.feature_net.train()
+
+
+def stage_logits(model: DeepFeatureFlow, stage: str, batch: Batch) -> Tensor:
+    """Class scores that a stage is judged by: of the current frame, by itself (keyframe) or by way of the key frame."""
+    return model.per_frame(batch.current) if stage == "keyframe" else model(batch.key, batch.current, batch.is_key)
+
+
+def stage_loss(model: DeepFeatureFlow, stage: str, batch: Batch) -> Tensor:
+    """The loss of a stage, see the table at the top of this module."""
+    if stage == "flow_pretrain":
+        return multiscale_loss(model.flow_levels(batch.key, batch.current), batch.flow)
+    return F.cross_entropy(stage_logits(model, stage, batch), batch.labels, ignore_index=IGNORE)
+
+
+def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.05) -> float:
+    """Linear warm-up over the first twentieth of the steps, then a cosine to zero; a function of the step alone."""
+    warm = max(1, round(steps * warm_up))
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _fit(crop: tuple[int, int], clips) -> tuple[int, int]:
+    """The crop, no larger than the smallest clip."""
+    return tuple(min(crop[axis], *(clip.size[axis] for clip in clips)) for axis in (0, 1))

@@ -1,0 +1,178 @@
+"""The one warp of the workbook: bilinear look-up of key-frame features along a flow field (paper, section 3, eq. 1-4).
+
+Conventions, here and everywhere:
+    flow runs **from the current frame to the key frame** (backward flow): ``flow[:, :, y, x]`` says where, relative to
+    ``(x, y)``, the content of that pixel lies in the key frame. Channel 0 is x (right), channel 1 is y (down), in pixels
+    of the flow's own grid. Integer coordinates are pixel centres, so the corners of the map are the centres of its corner
+    pixels (``align_corners=True`` in the words of ``grid_sample``), and zero flow is *exactly* the identity.
+
+Known traps in other code, absent here: dividing a grid by W where W-1 is meant (the far edge drifts by up to a pixel),
+leaving ``align_corners`` at its default of False (up to half a pixel), resizing a flow without rescaling its values.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PADDING_MODES = ("zeros", "border")
+
+
+def base_grid(height: int, width: int, device=None, dtype=torch.float32) -> Tensor:
+    """Coordinates of every pixel centre, ``(1, 2, H, W)``: channel 0 is x, channel 1 is y."""
+    y, x = torch.meshgrid(
+        torch.arange(height, device=device, dtype=dtype), torch.arange(width, device=device, dtype=dtype), indexing="ij"
+    )
+    return torch.stack((x, y))[None]
+
+
+def warp(features: Tensor, flow: Tensor, padding_mode: str = "zeros") -> Tensor:
+    """Carry key-frame features to the current frame: ``out(p) = sum_q G(q, p + flow(p)) features(q)`` (eq. 1-2).
+
+    ``G(q, p) = max(0, 1 - |q_x - p_x|) max(0, 1 - |q_y - p_y|)``: four neighbours of the point, weighted bilinearly. The
+    weights are formed from absolute pixel coordinates, never from a normalised grid, so zero flow returns the features
+    and a whole-pixel flow shifts them without rounding. Differentiable in features and flow (eq. 4 follows by autograd;
+    at integer positions, where G has a kink, the derivative is that of the right-hand piece).
+
+    The look-up reads all channels of a neighbour as one row of a table (``embedding_bag``). Channels-last features are
+    such a table already; others are copied into one. The result is channels-last in memory.
+
+    Args:
+        features: ``(N, C, H, W)``, any floating dtype; feature maps of the key frame.
+        flow: ``(N, 2, h, w)``, current -> key, in pixels of ``features``; usually ``(h, w) == (H, W)``. ``N`` of either
+            argument may be 1: it is then shared by the whole batch.
+        padding_mode: ``"zeros"``: neighbours outside the map count as 0 (the paper's sum, the authors' code);
+            ``"border"``: the edge repeats (as mmtracking does).
+
+    Returns:
+        ``(N, C, h, w)`` in the dtype of ``features``.
+
+    Raises:
+        ValueError: shapes or padding mode do not fit.
+
+    Example: with ``flow = 0`` the result equals ``features``; with x-flow 1 it is ``features`` moved one pixel left.
+    """
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode is {padding_mode!r}: choose one of {', '.join(PADDING_MODES)}.")
+    if features.ndim != 4 or flow.ndim != 4 or flow.shape[1] != 2:
+        raise ValueError(
+            f"warp takes features (N, C, H, W) and flow (N, 2, h, w), got {tuple(features.shape)} and {tuple(flow.shape)}."
+        )
+    if features.shape[0] != flow.shape[0] and 1 not in (features.shape[0], flow.shape[0]):
+        raise ValueError(f"batch sizes differ: {features.shape[0]} feature maps and {flow.shape[0]} flow fields.")
+    (batch, channels, height, width), (flows, _, out_h, out_w) = features.shape, flow.shape
+    corner, weight = _neighbours(flow, height, width, padding_mode)  # both (flows, h, w, 4)
+    if batch > 1:  # row numbers of image n start at n * H * W
+        first_row = torch.arange(batch, device=flow.device).view(-1, 1, 1, 1) * (height * width)
+        corner = corner + first_row
+        weight = weight.expand(batch, -1, -1, -1) if flows == 1 else weight
+    table = features.permute(0, 2, 3, 1).reshape(-1, channels)  # a view when features are channels-last
+    rows = F.embedding_bag(
+        corner.reshape(-1, 4), table, per_sample_weights=weight.reshape(-1, 4).to(table.dtype), mode="sum"
+    )
+    return rows.view(max(batch, flows), out_h, out_w, channels).permute(0, 3, 1, 2)
+
+
+def _neighbours(flow: Tensor, height: int, width: int, padding_mode: str) -> tuple[Tensor, Tensor]:
+    """Row numbers and weights of the four neighbours of each sample point, both ``(N, h, w, 4)``.
+
+    Positions are formed in float32 at least: in bfloat16 they would be wrong by a pixel from 256 on.
+    """
+    dtype = torch.promote_types(flow.dtype, torch.float32)
+    point = base_grid(*flow.shape[-2:], device=flow.device, dtype=dtype) + flow.to(dtype)
+    axes = []
+    for position, size in ((point[:, 0], width), (point[:, 1], height)):
+        # One cell beyond the edge every weight is 0 already; clamping there keeps far-away points out of integer overflow.
+        low, high = (-1, size) if padding_mode == "zeros" else (0, size - 1)
+        position = position.clamp(low, high)
+        left = position.detach().floor()
+        right_weight = position - left
+        index = torch.stack((left, left + 1), dim=-1)  # (N, h, w, 2)
+        weight = torch.stack((1 - right_weight, right_weight), dim=-1)
+        if padding_mode == "zeros":
+            weight = weight * ((index >= 0) & (index < size))
+        axes.append((index.long().clamp(0, size - 1), weight))
+    (x, x_weight), (y, y_weight) = axes
+    corner = y[..., :, None] * width + x[..., None, :]  # (N, h, w, 2, 2)
+    weight = y_weight[..., :, None] * x_weight[..., None, :]
+    return corner.flatten(-2), weight.flatten(-2)
+
+
+def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample a flow field to another grid **and rescale its values** to pixels of that grid.
+
+    The image plane is divided into H x W equal cells, so a grid of ``h`` rows has cells ``H / h`` times as high, and
+    y-displacements shrink by ``h / H``; likewise for x. Enlarging interpolates bilinearly; shrinking averages over the
+    area that falls into each new cell (the paper's parameter-free bilinear reduction by two is exactly that average).
+
+    Args:
+        flow: ``(N, 2, H, W)``.
+        size: ``(h, w)`` of the result.
+
+    Returns:
+        ``(N, 2, h, w)``. The size it has already is returned unchanged.
+
+    Example: a flow of 8 px at full size is 0.5 cells at stride 16.
+    """
+    height, width = flow.shape[-2:]
+    if (height, width) == tuple(size):
+        return flow
+    values = flow.new_tensor([size[1] / width, size[0] / height]).view(1, 2, 1, 1)
+    return resample(flow, size) * values
+
+
+def resample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample maps ``(N, C, H, W)`` to ``(N, C, h, w)``: bilinear where it enlarges, cell average where it shrinks."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    if size[0] <= maps.shape[-2] and size[1] <= maps.shape[-1]:
+        return F.interpolate(maps, size=tuple(size), mode="area")
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def compose(first: Tensor, second: Tensor, padding_mode: str = "border") -> Tensor:
+    """Chain two backward flows: from frame i to j and from j to k, into i to k.
+
+    ``chained(p) = first(p) + second(p + first(p))``: follow the first flow, and read the second one where it lands.
+
+    Args:
+        first: ``(N, 2, H, W)``, from i to j.
+        second: ``(N, 2, H, W)``, from j to k, same grid.
+        padding_mode: how ``second`` continues outside the image.
+
+    Returns:
+        ``(N, 2, H, W)``, from i to k.
+    """
+    return first + warp(second, first, padding_mode)
+
+
+def forward_backward_check(
+    flow: Tensor, reverse: Tensor, alpha: float = 0.01, beta: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Find pixels whose flow there and flow back do not cancel: occluded, out of view, or simply wrong.
+
+    A pixel is consistent when ``|there + back|^2 <= alpha (|there|^2 + |back|^2) + beta`` (Sundaram, Brox and Keutzer,
+    ECCV 2010), where ``back`` is the reverse flow read at the point that ``there`` leads to.
+
+    Args:
+        flow: ``(N, 2, H, W)``, from the current frame to the key frame.
+        reverse: ``(N, 2, H, W)``, from the key frame to the current frame.
+        alpha: tolerated share of the squared motion.
+        beta: tolerated squared error at rest, in squared pixels.
+
+    Returns:
+        ``(consistent, error)``: bool ``(N, 1, H, W)``, False also where the point leaves the image; and the length of
+        ``there + back`` in pixels, ``(N, 1, H, W)``.
+    """
+    back = warp(reverse, flow, "border")
+    squared_error = (flow + back).square().sum(1, keepdim=True)
+    squared_motion = flow.square().sum(1, keepdim=True) + back.square().sum(1, keepdim=True)
+    consistent = (squared_error <= alpha * squared_motion + beta) & in_view(flow)
+    return consistent, squared_error.sqrt()
+
+
+def in_view(flow: Tensor) -> Tensor:
+    """True where ``p + flow(p)`` lies inside the map, edge pixels included; ``(N, 1, H, W)`` bool."""
+    height, width = flow.shape[-2:]
+    point = base_grid(height, width, flow.device, torch.promote_types(flow.dtype, torch.float32)) + flow
+    x, y = point[:, :1], point[:, 1:]
+    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)

@@ -1,0 +1,126 @@
+"""The clip: lazy stacks index like tensors, windows and splits cut where they say."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfflib.data.clips import Clip, LazyStack, split_in_time
+from dfflib.errors import DffError
+
+LENGTH = 7
+TENSOR = torch.arange(LENGTH * 6).reshape(LENGTH, 1, 2, 3)
+STACK = LazyStack(lambda i: TENSOR[i], LENGTH)
+
+indices = st.integers(-LENGTH, LENGTH - 1)
+bounds = st.none() | st.integers(-2 * LENGTH, 2 * LENGTH)
+
+
+def numbered(length: int, **kwargs) -> Clip:
+    """A clip whose frame i holds the value i."""
+    return Clip("numbered", torch.arange(length, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 4, 5), **kwargs)
+
+
+@given(key=indices | st.builds(slice, bounds, bounds, st.none() | st.integers(1, 9)) | st.lists(indices))
+def test_indexing_equals_a_tensors(key):
+    assert torch.equal(STACK[key], TENSOR[key])
+
+
+@given(key=st.lists(indices, min_size=1))
+def test_arrays_and_tensors_index_too(key):
+    assert torch.equal(STACK[torch.tensor(key)], TENSOR[key])
+    assert torch.equal(STACK[np.array(key)], TENSOR[key])
+    assert torch.equal(STACK[np.int64(key[0])], TENSOR[key[0]])
+    assert torch.equal(STACK[torch.tensor(key[0])], TENSOR[key[0]])
+
+
+@given(chosen=st.lists(st.booleans(), min_size=LENGTH, max_size=LENGTH))
+def test_bools_choose(chosen):
+    assert torch.equal(STACK[torch.tensor(chosen)], TENSOR[torch.tensor(chosen)])
+    assert torch.equal(STACK[np.array(chosen)], TENSOR[torch.tensor(chosen)])
+
+
+def test_a_range_and_a_slice_run_backward():
+    assert torch.equal(STACK[::-1], TENSOR.flip(0))
+    assert torch.equal(STACK[range(5, 1, -2)], TENSOR[[5, 3]])
+
+
+@pytest.mark.parametrize(
+    "key", [LENGTH, -LENGTH - 1, [0, LENGTH], np.array([[0]]), torch.tensor([True]), np.array([0.5])]
+)
+def test_what_is_outside_raises_index_error(key):
+    with pytest.raises(IndexError):
+        STACK[key]
+
+
+def test_a_float_is_no_index():
+    with pytest.raises(TypeError):
+        STACK[1.0]
+
+
+def test_only_what_is_asked_for_is_made():
+    made = []
+    stack = LazyStack(lambda i: made.append(i) or torch.zeros(1), 1000)
+    stack[[3, -1]]
+    assert made == [3, 999] and len(stack) == 1000
+
+
+@given(data=st.data(), length=st.integers(1, 30))
+def test_windows_of_windows(data, length):
+    clip = numbered(length, masks=torch.arange(length)[:, None, None].expand(-1, 4, 5), labelled=range(0, length, 3))
+    start = data.draw(st.integers(0, length - 1))
+    stop = data.draw(st.integers(start + 1, length))
+    window = clip.window(start, stop)
+    assert torch.equal(window.frames[:], clip.frames[start:stop])
+    assert torch.equal(window.masks[:], clip.masks[start:stop])
+    assert [start + i for i in window.labelled] == [i for i in range(start, stop) if i % 3 == 0]
+    inner = window.window(len(window) - 1, len(window))
+    assert len(inner) == 1 and inner.frames[0][0, 0, 0] == stop - 1
+    assert window.size == (4, 5) and window.fps == clip.fps
+
+
+@pytest.mark.parametrize("start, stop", [(-1, 3), (0, 11), (4, 4), (5, 4)])
+def test_no_window_outside(start, stop):
+    with pytest.raises(DffError, match="has 10 frames.*choose 0 <= start < stop <= 10"):
+        numbered(10).window(start, stop)
+
+
+def test_empty_clips_and_rates_are_refused():
+    with pytest.raises(DffError, match="no frames"):
+        numbered(0)
+    for fps in (0, -25, float("nan")):
+        with pytest.raises(DffError, match="frames per second"):
+            numbered(3, fps=fps)
+
+
+def test_in_memory_decodes_each_frame_once():
+    made = []
+    clip = Clip("lazy", LazyStack(lambda i: made.append(i) or torch.full((3, 2, 2), i, dtype=torch.uint8), 5), fps=10)
+    kept = clip.in_memory()
+    kept.frames[2], kept.frames[:]
+    assert made == [0, 1, 2, 3, 4] and isinstance(kept.frames, torch.Tensor) and kept.fps == 10
+
+
+@given(length=st.integers(20, 120), gap=st.integers(0, 12))
+def test_splits_keep_order_and_gaps(length, gap):
+    clip = numbered(length)
+    try:
+        parts = split_in_time(clip, gap=gap)
+    except DffError:
+        assert length - 2 * gap < 14  # 15% of which would be under two frames
+        return
+    frames = {part: parts[part].frames[:][:, 0, 0, 0].tolist() for part in ("train", "val", "test")}
+    assert frames["train"][0] == 0 and frames["test"][-1] == length - 1
+    assert frames["val"][0] - frames["train"][-1] == gap + 1 == frames["test"][0] - frames["val"][-1]
+    assert sum(map(len, frames.values())) == length - 2 * gap
+    assert parts["val"].name == "numbered/val"
+
+
+def test_splits_that_make_no_sense():
+    with pytest.raises(DffError, match="too few to cut.*longer clip or a smaller gap"):
+        split_in_time(numbered(25))
+    with pytest.raises(DffError, match="gap of -1"):
+        split_in_time(numbered(100), gap=-1)
+    with pytest.raises(DffError, match="sum to 1"):
+        split_in_time(numbered(100), (0.5, 0.5, 0.5))

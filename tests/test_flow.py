@@ -1,0 +1,427 @@
+"""FlowNetS against the published tables, the flow network's units and order, classical flow, losses and colours."""
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dfflib.flow import (
+    DISFlow,
+    FlowNetS,
+    FlowNetSR,
+    FlowNetwork,
+    ZeroFlow,
+    end_point_error,
+    flow_to_rgb,
+    multiscale_loss,
+)
+
+# Typed from the sheet of the prototype (and Tables 6 and 7 of the paper): kernel, stride, output channels.
+ENCODER = {
+    "conv1": (7, 2, 64), "conv2": (5, 2, 128), "conv3": (5, 2, 256), "conv3_1": (3, 1, 256), "conv4": (3, 2, 512),
+    "conv4_1": (3, 1, 512), "conv5": (3, 2, 512), "conv5_1": (3, 1, 512), "conv6": (3, 2, 1024), "conv6_1": (3, 1, 1024),
+}  # fmt: skip
+SHEETS = {
+    FlowNetS: (list(ENCODER), [1024, 1024, 768, 384, 192], [512, 256, 128, 64]),
+    FlowNetSR: (list(ENCODER)[:6], [512, 384, 192], [128, 64]),
+}
+"""Encoder rows; channels that meet each prediction, less the n upsampled ones (none at the first); deconvolutions."""
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def images(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def texture(height, width, cycles=9):
+    """A smooth random texture, float64 ``(height, width)`` as a function of real coordinates."""
+    rng = np.random.default_rng(3)
+    waves = rng.uniform(-0.5, 0.5, (cycles * 4, 2)), rng.uniform(0, 2 * np.pi, cycles * 4)
+
+    def at(x, y):
+        value = sum(np.sin(a * x + b * y + c) for (a, b), c in zip(*waves))
+        return 0.5 + 0.06 * value
+
+    return lambda dx, dy: at(*np.meshgrid(np.arange(width) + dx, np.arange(height) + dy))
+
+
+def shifted_pair(height, width, dx, dy):
+    """``(current, key)`` with ``current(p) = key(p + (dx, dy))``: the backward flow is (dx, dy) everywhere."""
+    look = texture(height, width)
+    current, key = look(dx, dy), look(0, 0)
+    return tuple(torch.from_numpy(i).float().clamp(0, 1).expand(1, 3, -1, -1) for i in (current, key))
+
+
+def parameters_by_hand(net, inputs, outputs):
+    """Weights plus biases, summed row by row from the sheet."""
+    rows, meeting, deconvs = SHEETS[net]
+    total, previous = 0, inputs
+    for name in rows:
+        kernel, _, channels = ENCODER[name]
+        total, previous = total + kernel**2 * previous * channels + channels, channels
+    for level, channels in enumerate(meeting):
+        seen = channels + (outputs if level else 0)
+        total += 9 * seen * outputs + outputs
+        if level < len(deconvs):
+            total += 16 * seen * deconvs[level] + deconvs[level]
+            total += 16 * outputs * outputs + outputs
+    return total
+
+
+@pytest.fixture(scope="module")
+def full_nets():
+    return {(FlowNetS, 6): FlowNetS(6, 2), (FlowNetS, 3): FlowNetS(3, 2), (FlowNetSR, 6): FlowNetSR(6, 2)}
+
+
+@pytest.mark.parametrize(("kind", "inputs"), [(FlowNetS, 6), (FlowNetS, 3), (FlowNetSR, 6)])
+def test_layers_equal_the_sheet(full_nets, kind, inputs):
+    net, (rows, meeting, deconvs) = full_nets[kind, inputs], SHEETS[kind]
+    previous = inputs
+    for name in rows:
+        convolution, activation = net.get_submodule(name)
+        kernel, stride, channels = ENCODER[name]
+        assert convolution.weight.shape == (channels, previous, kernel, kernel), name
+        assert convolution.stride == (stride, stride) and convolution.padding == ((kernel - 1) // 2,) * 2, name
+        assert convolution.bias is not None and convolution.dilation == (1, 1) and convolution.groups == 1
+        assert type(activation) is nn.LeakyReLU and activation.negative_slope == 0.1
+        previous = channels
+    assert not hasattr(net, "conv7") and hasattr(net, "conv6") == (kind is FlowNetS)
+    assert len(net.predict) == len(meeting) and len(net.deconv) == len(net.upscore) == len(deconvs)
+    for level, channels in enumerate(meeting):
+        seen = channels + (2 if level else 0)
+        predict = net.predict[level]
+        assert predict.weight.shape == (2, seen, 3, 3) and predict.padding == (1, 1) and predict.bias is not None
+        if level < len(deconvs):
+            deconv, activation = net.deconv[level]
+            up = net.upscore[level]
+            assert deconv.weight.shape == (seen, deconvs[level], 4, 4) and up.weight.shape == (2, 2, 4, 4)
+            for layer in (deconv, up):
+                assert layer.stride == (2, 2) and layer.padding == (1, 1) and layer.bias is not None
+            assert type(activation) is nn.LeakyReLU and activation.negative_slope == 0.1
+            assert type(up) is nn.ConvTranspose2d  # linear
+    assert net.channels == meeting[-1] + 2 == 194
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "count"), [(FlowNetS, 6, 38_676_514), (FlowNetS, 3, 38_667_106), (FlowNetSR, 6, 6_637_138)]
+)
+def test_parameter_counts_equal_the_sum_over_the_sheet(full_nets, kind, inputs, count):
+    assert sum(p.numel() for p in full_nets[kind, inputs].parameters()) == parameters_by_hand(kind, inputs, 2) == count
+
+
+def test_encoder_weights_are_the_24_million_of_the_paper(full_nets):
+    names = tuple(ENCODER)
+    weights = [p for n, p in full_nets[FlowNetS, 6].named_parameters() if n.startswith(names) and n.endswith("weight")]
+    assert round(sum(p.numel() for p in weights) / 1e6, 2) == 24.05
+
+
+def test_half_width_halves_every_count():
+    net = FlowNetS(6, 2, 0.5)
+    assert [net.get_submodule(n)[0].out_channels for n in ENCODER] == [c // 2 for _, _, c in ENCODER.values()]
+    assert [d[0].out_channels for d in net.deconv] == [256, 128, 64, 32]
+
+
+def naive_forward(net, x, names, skips):
+    """The sheet's data flow with plain functional calls, another reading of it than the library's loop."""
+    maps = {}
+    for name in names:
+        layer = net.get_submodule(name)[0]
+        x = nn.functional.conv2d(x, layer.weight, layer.bias, ENCODER[name][1], ENCODER[name][0] // 2)
+        maps[name] = x = torch.where(x > 0, x, 0.1 * x)
+    out = []
+    for level, skip in enumerate((*skips, None)):
+        p = net.predict[level]
+        out.append(nn.functional.conv2d(x, p.weight, p.bias, padding=1))
+        if skip is None:
+            return out
+        h, w = maps[skip].shape[-2:]
+        d, u = net.deconv[level][0], net.upscore[level]
+        moved = nn.functional.conv_transpose2d(x, d.weight, d.bias, 2, 1)
+        up = nn.functional.conv_transpose2d(out[-1], u.weight, u.bias, 2, 1)
+        x = torch.cat([maps[skip], torch.where(moved > 0, moved, 0.1 * moved)[:, :, :h, :w], up[:, :, :h, :w]], 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "skips"), [(FlowNetS, ("conv5_1", "conv4_1", "conv3_1", "conv2")), (FlowNetSR, ("conv3_1", "conv2"))]
+)
+def test_forward_equals_the_sheets_data_flow(kind, skips):
+    torch.manual_seed(0)
+    net, x = kind(6, 2, 0.06).double(), numbers(2, 6, 45, 70).double()
+    for bias in (p for n, p in net.named_parameters() if n.endswith("bias")):
+        nn.init.normal_(bias)
+    with torch.no_grad():
+        got, expected = net(x)[0], naive_forward(net, x, SHEETS[kind][0], skips)
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected):
+        torch.testing.assert_close(a, b)
+
+
+TINY = {kind: kind(6, 2, 0.02).eval() for kind in (FlowNetS, FlowNetSR)}
+
+
+@settings(max_examples=40)
+@given(kind=st.sampled_from(list(TINY)), height=st.integers(4, 70), width=st.integers(4, 70))
+def test_every_level_rounds_up(kind, height, width):
+    with torch.no_grad():
+        predictions, decoder = TINY[kind](torch.zeros(1, 6, height, width))
+    strides = (64, 32, 16, 8, 4) if kind is FlowNetS else (16, 8, 4)
+    assert [p.shape[-2:] for p in predictions] == [(math.ceil(height / s), math.ceil(width / s)) for s in strides]
+    assert decoder.shape[-2:] == predictions[-1].shape[-2:] and decoder.shape[1] == TINY[kind].channels
+
+
+# ---------------------------------------------------------------------------------------------------- flow network
+
+
+class Recorder(nn.Module):
+    """In place of FlowNetS: keeps its input and predicts the same vector everywhere, at strides 8 and 4."""
+
+    channels = 5
+
+    def __init__(self, vector=(1.0, 1.0)):
+        super().__init__()
+        self.predict = nn.ModuleList([nn.Conv2d(1, 1, 1)])
+        self.vector = torch.tensor(vector)
+
+    def forward(self, x):
+        self.seen = x
+        h, w = (-(-s // 4) for s in x.shape[-2:])
+        fine = self.vector.view(1, 2, 1, 1).expand(len(x), 2, h, w)
+        coarse = self.vector.view(1, 2, 1, 1).expand(len(x), 2, -(-h // 2), -(-w // 2))
+        return [coarse, fine], torch.ones(len(x), self.channels, h, w)
+
+
+def test_current_comes_first_and_key_second():
+    current, key = images(2, 3, 16, 24), images(2, 3, 16, 24, seed=1)
+    network = FlowNetwork(Recorder(), 7, 4, input_stride=1)
+    network(current, key, (4, 6))
+    seen = network.net.seen
+    torch.testing.assert_close(seen[:, :3] - seen[:, 3:], current - key)
+    assert not torch.equal(seen[:, :3], seen[:, 3:])
+
+
+def test_half_size_input_is_the_mean_of_two_by_two():
+    current, key = images(1, 3, 8, 12), images(1, 3, 8, 12, seed=1)
+    network = FlowNetwork(Recorder(), 7, 4, input_stride=2)
+    network(current, key, (2, 3))
+    naive = current.view(1, 3, 4, 2, 6, 2).mean((3, 5))
+    offset = (network.net.seen[:, :3] - naive).flatten()
+    torch.testing.assert_close(offset, offset[:1].expand_as(offset))
+
+
+@pytest.mark.parametrize(
+    ("input_stride", "feature_stride", "unit"), [(2, 16, 2.5), (1, 16, 1.25), (1, 4, 5.0), (2, 4, 10.0)]
+)
+def test_one_unit_of_prediction_in_feature_cells(input_stride, feature_stride, unit):
+    network = FlowNetwork(Recorder((1.0, -2.0)), 7, feature_stride, input_stride)
+    flow, _ = network(images(1, 3, 64, 96), images(1, 3, 64, 96), (64 // feature_stride, 96 // feature_stride))
+    assert network.unit == unit
+    torch.testing.assert_close(flow[0, 0], torch.full_like(flow[0, 0], unit))
+    torch.testing.assert_close(flow[0, 1], torch.full_like(flow[0, 1], -2 * unit))
+
+
+@pytest.mark.parametrize("size", [(97, 128), (33, 70), (5, 64)])
+def test_odd_sizes_scale_each_axis_by_its_own_ratio(size):
+    height, width = size
+    network = FlowNetwork(Recorder(), 7, 4, input_stride=1)
+    frame = images(1, 3, *size)
+    cells = (math.ceil(height / 4), math.ceil(width / 4))
+    flow, _ = network(frame, frame, cells)
+    torch.testing.assert_close(flow[0, :, 0, 0], torch.tensor([20 * cells[1] / width, 20 * cells[0] / height]))
+    flow, _ = network(frame, frame, size)  # at image size a unit is 20 pixels, both ways, whatever the rounding
+    torch.testing.assert_close(flow, torch.full_like(flow, 20.0))
+
+
+def test_levels_are_in_pixels_of_their_own_grid():
+    network = FlowNetwork(Recorder(), 7, 4, input_stride=1)
+    levels, _ = network.predictions(images(1, 3, 32, 64), images(1, 3, 32, 64))
+    assert [level.shape[-2:] for level in levels] == [(4, 8), (8, 16)]
+    assert [level.unique().tolist() for level in levels] == [[2.5], [5.0]]  # 20 px at strides 8 and 4
+
+
+@pytest.mark.parametrize("kind", [FlowNetS, FlowNetSR])
+@pytest.mark.parametrize("input_stride", [1, 2])
+def test_starts_with_zero_flow_and_a_field_of_ones(kind, input_stride):
+    network = FlowNetwork(kind(6, 2, 0.03), 7, 16, input_stride)
+    flow, scale = network(images(2, 3, 50, 67), images(2, 3, 50, 67, seed=1), (4, 5))
+    assert flow.shape == (2, 2, 4, 5) and scale.shape == (2, 7, 4, 5)
+    assert torch.equal(flow, torch.zeros_like(flow)) and torch.equal(scale, torch.ones_like(scale))
+
+
+def test_the_scale_fields_bias_is_no_parameter():
+    network = FlowNetwork(FlowNetSR(6, 2, 0.03), 7, 4)
+    assert [n for n, _ in network.named_parameters() if n.startswith("scale")] == ["scale_head.weight"]
+    assert network.scale_head.weight.shape == (7, network.net.channels, 1, 1)
+    assert FlowNetwork(FlowNetSR(6, 2, 0.03), 7, 4, scale=False)(*[images(1, 3, 16, 16)] * 2, (4, 4))[1] is None
+
+
+def test_frames_exchanged_give_another_flow():
+    torch.manual_seed(0)
+    network = FlowNetwork(FlowNetSR(6, 2, 0.05), 4, 4, input_stride=1)
+    nn.init.normal_(network.net.predict[-1].weight)
+    a, b = images(1, 3, 32, 32), images(1, 3, 32, 32, seed=1)
+    assert not torch.allclose(network(a, b, (8, 8))[0], network(b, a, (8, 8))[0], atol=1e-3)
+
+
+def test_gradients_reach_every_weight_after_one_step():
+    torch.manual_seed(0)
+    network = FlowNetwork(FlowNetSR(6, 2, 0.05), 4, 4, input_stride=1)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    a, b = images(2, 3, 32, 48), images(2, 3, 32, 48, seed=1)
+
+    def step():
+        optimiser.zero_grad()
+        flow, scale = network(a, b, (8, 12))
+        ((flow - 1).square().mean() + (scale - 2).square().mean()).backward()
+        got = {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        optimiser.step()
+        return got
+
+    assert {"net.predict.2.weight", "net.predict.2.bias", "scale_head.weight"} <= step()
+    assert step() == {n for n, _ in network.named_parameters()}
+    flow, scale = network(a, b, (8, 12))
+    assert flow.abs().max() > 0 and (scale - 1).abs().max() > 0
+
+
+# ------------------------------------------------------------------------------------- sources that learn nothing
+
+
+def test_zero_flow():
+    flow, scale = ZeroFlow()(images(3, 3, 9, 11).double(), images(3, 3, 9, 11).double(), (2, 3))
+    assert torch.equal(flow, torch.zeros(3, 2, 2, 3, dtype=torch.float64)) and scale is None
+
+
+@pytest.mark.parametrize("preset", list(DISFlow.PRESETS))
+@pytest.mark.parametrize(("dx", "dy"), [(3.0, 0.0), (0.0, -2.0), (-2.5, 1.5)])
+def test_dis_recovers_a_known_shift(preset, dx, dy):
+    flow = DISFlow(preset).image_flow(*shifted_pair(72, 96, dx, dy))
+    middle = flow[0, :, 16:-16, 16:-16]
+    assert (middle - torch.tensor([dx, dy]).view(2, 1, 1)).norm(dim=0).mean() < 0.3
+    torch.testing.assert_close(middle.flatten(1).median(1).values, torch.tensor([dx, dy]), atol=0.3, rtol=0)
+
+
+def test_dis_gives_feature_cells():
+    pair = shifted_pair(64, 96, 4.0, -2.0)
+    flow, scale = DISFlow()(*pair, (16, 12))  # cells of 4 pixels down and 8 across
+    assert flow.shape == (1, 2, 16, 12) and scale is None
+    middle = flow[0, :, 4:-4, 3:-3].flatten(1).median(1).values
+    torch.testing.assert_close(middle, torch.tensor([4 / 8, -2 / 4]), atol=0.08, rtol=0)
+
+
+def test_dis_takes_batches_one_by_one():
+    first, second = shifted_pair(48, 64, 2.0, 0.0), shifted_pair(48, 64, 0.0, 3.0)
+    both = DISFlow().image_flow(*(torch.cat(frames) for frames in zip(first, second)))
+    assert torch.equal(both[:1], DISFlow().image_flow(*first))
+    assert torch.equal(both[1:], DISFlow().image_flow(*second))
+
+
+@pytest.mark.parametrize("preset", list(DISFlow.PRESETS))
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 70), (16, 16), (17, 300), (24, 150), (31, 100), (300, 9)])
+def test_dis_survives_small_and_narrow_frames(preset, size):
+    flow, _ = DISFlow(preset)(images(1, 3, *size), images(1, 3, *size, seed=1), (2, 3))
+    assert flow.shape == (1, 2, 2, 3) and flow.isfinite().all()
+
+
+def test_dis_values_of_enlarged_frames_are_pixels_of_the_original():
+    flow = DISFlow().image_flow(*shifted_pair(24, 40, 1.0, 0.0))  # enlarged twofold inside
+    torch.testing.assert_close(
+        flow[0, :, 8:-8, 8:-8].flatten(1).median(1).values, torch.tensor([1.0, 0.0]), atol=0.3, rtol=0
+    )
+
+
+def test_dis_is_copied_and_pickled_after_use():
+    source, pair = DISFlow("fast"), shifted_pair(40, 48, 1.0, 1.0)
+    flow = source.image_flow(*pair)
+    for twin in (copy.deepcopy(source), pickle.loads(pickle.dumps(source))):
+        assert twin.preset == "fast" and torch.equal(twin.image_flow(*pair), flow)
+    assert source._dis is not None  # the original keeps its own
+
+
+def test_dis_takes_half_precision_and_unknown_presets_are_refused():
+    flow, _ = DISFlow()(*(f.bfloat16() for f in shifted_pair(40, 48, 1.0, 1.0)), (10, 12))
+    assert flow.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="'slow'.*ultrafast"):
+        DISFlow("slow")
+
+
+# ------------------------------------------------------------------------------------------------ losses and colours
+
+
+def test_end_point_error_by_hand():
+    flow, truth = torch.zeros(1, 2, 1, 2), torch.zeros(1, 2, 1, 2)
+    truth[0, :, 0, 0] = torch.tensor([3.0, 4.0])
+    flow[0, :, 0, 1] = torch.tensor([0.0, 1.0])
+    assert end_point_error(flow, truth).item() == pytest.approx((5 + 1) / 2)
+    assert end_point_error(flow, truth, torch.tensor([[[[True, False]]]])).item() == pytest.approx(5)
+    assert end_point_error(flow, truth, torch.zeros(1, 1, 1, 2, dtype=torch.bool)).item() == 0
+
+
+def test_end_point_error_has_a_finite_gradient_at_zero():
+    flow = torch.zeros(1, 2, 3, 3, requires_grad=True)
+    end_point_error(flow, torch.zeros(1, 2, 3, 3)).backward()
+    assert flow.grad.isfinite().all()
+
+
+def test_multiscale_loss_by_hand():
+    truth = torch.zeros(1, 2, 8, 16)
+    truth[:, 0] = 8.0  # 8 px right: 4, 2, 1 cells at strides 2, 4, 8
+    exact = [torch.zeros(1, 2, 8 // s, 16 // s) for s in (8, 4, 2)]
+    for level, value in zip(exact, (1.0, 2.0, 4.0)):
+        level[:, 0] = value
+    assert multiscale_loss(exact, truth).item() == pytest.approx(0, abs=1e-4)
+    for wrong, weight in ((0, 1 / 7), (1, 2 / 7), (2, 4 / 7)):
+        levels = [level.clone() for level in exact]
+        levels[wrong][:, 1] += 1.0
+        pixels = (8, 4, 2)[wrong]  # one cell is so many image pixels
+        assert multiscale_loss(levels, truth).item() == pytest.approx(weight * pixels, rel=1e-3)
+
+
+def test_multiscale_loss_of_what_the_network_predicts():
+    """20 px everywhere is one unit of the net: its own levels must then cost nothing."""
+    network = FlowNetwork(Recorder((1.0, 1.0)), 7, 4, input_stride=1)
+    levels, _ = network.predictions(images(1, 3, 37, 51), images(1, 3, 37, 51))
+    assert multiscale_loss(levels, torch.full((1, 2, 37, 51), 20.0)).item() == pytest.approx(0, abs=1e-3)
+
+
+def test_one_vector_has_one_colour_in_every_field_with_a_limit():
+    vector = torch.tensor([2.0, -1.0])
+    slow, fast = numbers(2, 6, 7), 50 * numbers(2, 9, 5, seed=1)
+    slow[:, 2, 3] = fast[:, 4, 1] = vector
+    a, b = flow_to_rgb(slow, 8.0), flow_to_rgb(fast, 8.0)
+    assert a.shape == (6, 7, 3) and b.shape == (9, 5, 3) and a.dtype == b.dtype == np.uint8
+    assert np.abs(a[2, 3].astype(int) - b[4, 1].astype(int)).max() <= 1
+    assert np.abs(flow_to_rgb(slow)[2, 3].astype(int) - flow_to_rgb(fast)[4, 1].astype(int)).max() > 20
+
+
+def test_colours_saturate_at_the_limit_and_fade_to_white():
+    directions = torch.tensor([[3.0, 30.0, 0.0, 1.5], [0.0, 0.0, 0.0, 0.0]]).view(2, 1, 4)
+    at_limit, beyond, still, half = flow_to_rgb(directions, 3.0)[0].astype(int)
+    assert np.abs(at_limit - beyond).max() <= 1 and (still == 255).all()
+    assert at_limit.min() < half.min() < 255 and at_limit.max() == 255
+
+
+@pytest.mark.parametrize("max_motion", [None, 0.0, 5.0])
+@pytest.mark.filterwarnings("error")
+def test_flow_without_motion_is_white_and_nothing_is_modified(max_motion):
+    assert (flow_to_rgb(torch.zeros(2, 4, 5), max_motion) == 255).all()
+    flow = 100 * numbers(2, 4, 5)
+    flow[0, 0, 0] = 2e9  # flowiz blanks such values in place
+    before = flow.clone()
+    flow_to_rgb(flow, max_motion)
+    assert torch.equal(flow, before)
+
+
+def test_opposite_directions_differ_in_colour():
+    field = torch.tensor([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]]).view(2, 1, 4)
+    colours = flow_to_rgb(field, 1.0)[0]
+    assert len(np.unique(colours, axis=0)) == 4
+    # flowiz's wheel: red is to the right, as in the Middlebury colours
+    assert colours[0].argmax() == 0

@@ -1,0 +1,169 @@
+"""The files around the library agree with each other, and the repository holds what it promises and no more."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import dfflib
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MAX_BYTES = 5_000_000
+
+
+def requirements(lines: list[str]) -> dict[str, Requirement]:
+    parsed = [Requirement(line) for line in lines]
+    names = [canonicalize_name(one.name) for one in parsed]
+    assert len(set(names)) == len(names), "a package is listed twice"
+    return dict(zip(names, parsed, strict=True))
+
+
+RUNTIME = requirements(PROJECT["dependencies"])
+DIRECT = RUNTIME | requirements(PROJECT["optional-dependencies"]["dev"])
+
+
+def conda() -> tuple[list[str], list[str]]:
+    """The conda and the pip lines of environment.yml."""
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip,) = [line["pip"] for line in lines if isinstance(line, dict)]
+    return [line for line in lines if isinstance(line, str)], pip
+
+
+def pins() -> dict[str, str]:
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    found = dict(line.split("==") for line in lines if line)
+    assert all(name == canonicalize_name(name) for name in found)
+    return found
+
+
+def committed(pattern: str = "*") -> list[Path]:
+    """Files that git tracks, or would track once added; all files where this is no git checkout."""
+    git = ["git", "-c", "safe.directory=*", "-C", str(ROOT)]  # CI may run as another user than the owner
+    if (ROOT / ".git").exists():
+        command = [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", pattern]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [path for name in set(listed.stdout.split("\0")) if name and (path := ROOT / name).is_file()]
+    ignored = {".venv", "runs", ".git"}
+    return [path for path in ROOT.rglob(pattern) if path.is_file() and ignored.isdisjoint(path.parts)]
+
+
+def test_environment_agrees_with_pyproject():
+    packages, pip = conda()
+    options = [line for line in pip if line.startswith("-")]
+    listed = requirements([line for line in pip if not line.startswith("-")])
+    assert {"-c constraints.txt", "-e ."} == set(options)
+    assert listed.keys() == DIRECT.keys()
+    for name, wanted in DIRECT.items():
+        assert (listed[name].specifier, listed[name].marker) == (wanted.specifier, wanted.marker), name
+    (python,) = [Requirement(line) for line in packages if line.startswith("python")]
+    assert python.specifier == SpecifierSet(PROJECT["requires-python"])
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "environment.yml"])
+def test_every_package_says_what_it_is_for(name):
+    lines = (ROOT / name).read_text().splitlines()
+    for package in DIRECT:
+        (at,) = [i for i, line in enumerate(lines) if re.match(rf"""\s+(- )?["']?{re.escape(package)}\b[^-]""", line)]
+        comment = lines[at].partition(" # ")[2] or lines[at - 1].strip().removeprefix("#")
+        assert len(comment.split()) >= 3, f"{name}: {package}"
+
+
+def test_constraints_pin_every_direct_package_inside_its_range():
+    found = pins()
+    for name, wanted in DIRECT.items():
+        assert name in found, f"{name} is not pinned"
+        assert found[name] in wanted.specifier, f"{name}=={found[name]} is outside {wanted}"
+    assert not [name for name in found if name.startswith(("nvidia", "cuda", "triton"))], "torch pins these itself"
+
+
+def test_ranges_reach_down_to_the_torch_of_a_gpu_machine():
+    for name, version in {"torch": "2.11.0", "torchvision": "0.26.0"}.items():
+        assert version in DIRECT[name].specifier
+
+
+def test_every_imported_package_is_a_direct_dependency():
+    distributions = packages_distributions()
+    for path in (ROOT / "dfflib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"dfflib"}:
+                owners = {canonicalize_name(owner) for owner in distributions.get(top, [top])}
+                assert owners & RUNTIME.keys(), f"{path.relative_to(ROOT)} imports {top}, which pyproject.toml lacks"
+
+
+def test_version_and_command():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", dfflib.__version__)
+    assert dfflib.__version__ in (ROOT / "CHANGELOG.md").read_text()
+    assert PROJECT["scripts"] == {"dfflib": "dfflib.cli:main"}
+
+
+@pytest.mark.parametrize(
+    "name", ["notebooks", "dfflib", "data", "figures", "tests", "environment.yml", "README.md", "LICENSE"]
+)
+def test_top_level(name):
+    assert (ROOT / name).exists()
+
+
+def test_citation():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert (cited["version"], cited["license"]) == (dfflib.__version__, PROJECT["license"])
+    (paper,) = cited["references"]
+    assert (paper["title"], paper["year"]) == ("Deep Feature Flow for Video Recognition", 2017)
+    assert [author["family-names"] for author in paper["authors"]] == ["Zhu", "Xiong", "Dai", "Yuan", "Wei"]
+
+
+def test_make_help_prints_every_target():
+    rules = re.findall(r"^([A-Za-z][\w-]*)\s*:(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"reproduce", "test", "lab", "help", "format", "lint", "clean"} <= set(rules)
+    # Without the variables of the `make test` that may be running these tests.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    for goal in ([], ["help"]):
+        command = ["make", "-C", str(ROOT), *goal]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        for rule in rules:
+            assert re.search(rf"^  {rule}  +\w", shown.stdout, re.MULTILINE), f"make help leaves out {rule}"
+
+
+def test_continuous_integration_runs_make_test_and_nothing_else():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    lines = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "set -euo pipefail" and lines[1].startswith("cd ") and lines[2:] == ["make test"]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step] == [".ci/run"]
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
+
+
+def test_hooks_use_the_tested_ruff():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    (ruff,) = [repo for repo in hooks if "ruff" in repo["repo"]]
+    assert ruff["rev"] == f"v{pins()['ruff']}"
+
+
+def test_notebooks_are_committed_without_outputs():
+    notebooks = committed("*.ipynb")
+    assert any(path.parent == ROOT / "notebooks" for path in notebooks), "there are no notebooks"
+    for path in notebooks:
+        for at, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            left = cell.get("outputs") or cell.get("execution_count")
+            assert not left, f"{path.relative_to(ROOT)}, cell {at}: clear all outputs before committing"
+
+
+def test_no_large_files():
+    large = {str(path.relative_to(ROOT)): path.stat().st_size for path in committed()}
+    assert not {name: size for name, size in large.items() if size > MAX_BYTES}

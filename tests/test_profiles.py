@@ -1,0 +1,69 @@
+"""Profiles: four scales, growing, and a set-up cell that seeds and says where results go."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from dfflib import profiles, train
+from dfflib.errors import DffError
+
+
+def test_the_four_profiles():
+    assert list(profiles.PROFILES) == ["smoke", "laptop", "gpu", "paper"]
+    for name, profile in profiles.PROFILES.items():
+        assert profiles.get(name) is profile and profile.name == name and profile.about
+
+
+@pytest.mark.parametrize("name", ["", "Smoke", "huge", None])
+def test_an_unknown_profile_is_refused_and_the_known_are_named(name):
+    with pytest.raises(DffError) as caught:
+        profiles.get(name)
+    assert repr(name) in str(caught.value) and "smoke, laptop, gpu, paper" in str(caught.value)
+
+
+def test_every_profile_has_every_stage_and_fits_its_frames():
+    for profile in profiles.PROFILES.values():
+        assert set(profile.steps) == set(train.STAGES) and min(profile.steps.values()) > 0
+        assert profile.crop[0] <= profile.short_side and all(side % 16 == 0 for side in profile.crop)
+        assert profile.max_interval >= 5 and profile.batch > 0 and profile.eval_step > 0
+        assert len(set(profile.seeds)) == len(profile.seeds) >= 3, "spreads are over three seeds"
+
+
+def test_profiles_grow():
+    smoke, laptop, gpu, paper = profiles.PROFILES.values()
+    for stage in train.STAGES:
+        assert smoke.steps[stage] < laptop.steps[stage] < gpu.steps[stage] < paper.steps[stage]
+    assert paper.steps["joint"] == 20_000, "the paper's Cityscapes schedule"
+    assert smoke.shipped and not laptop.shipped, "laptop makes everything from nothing"
+
+
+def test_a_profile_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        profiles.get("smoke").batch = 1
+
+
+def test_begin_seeds_everything_and_makes_the_folder(tmp_path, capsys):
+    def draws(seed):
+        run = profiles.begin("smoke", seed, str(tmp_path / "new"))
+        return run, (random.random(), np.random.rand(), torch.rand(1).item())
+
+    run, first = draws(3)
+    assert draws(3)[1] == first and all(a != b for a, b in zip(draws(4)[1], first))
+    assert run.profile is profiles.get("smoke") and run.seed == 3 and run.device in ("cpu", "cuda")
+    assert run.folder == (tmp_path / "new").resolve() and run.folder.is_dir()
+    out = capsys.readouterr().out
+    assert "smoke" in out and torch.__version__ in out
+
+
+def test_begin_refuses_an_unknown_profile_and_makes_no_folder(tmp_path):
+    with pytest.raises(DffError):
+        profiles.begin("huge", 0, str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_device_is_described_in_words():
+    text = profiles.describe_device()
+    assert text and "\n" not in text and (torch.cuda.is_available() or f"{torch.get_num_threads()} threads" in text)
