@@ -134,6 +134,17 @@ def evaluate(checkpoint: str, profile: str, interval: int, seed: int, out: str) 
     click.echo(f"written to {out or RUNS / profile / 'results' / 'evaluate.csv'}")
 
 
+@main.command()
+@_profile
+@click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
+def publish(profile: str, out_dir: str) -> None:
+    """Renew what the repository shows from a finished run: shipped checkpoints, figures, and the README's table."""
+    from dfflib.publish import publish as run
+
+    for path in run(profile, out_dir):
+        click.echo(path)
+
+
 def _compact(table) -> str:
     """Tidy rows as one row per method and metric, one column per offset; as they are if that does not fit."""
     keys = ["method", "metric", "offset"]

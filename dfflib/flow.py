@@ -153,20 +153,24 @@ class FlowNetwork(nn.Module):
 
         The loss of flow pre-training compares all levels with the true flow.
         """
+        levels, decoder = self._units(current, key)
+        strides = [self.net.stride * 2**n for n in reversed(range(len(levels)))]  # of each level, in input pixels
+        return [level * (FLOW_UNIT / stride) for level, stride in zip(levels, strides, strict=True)], decoder
+
+    def _units(self, current: Tensor, key: Tensor) -> tuple[list[Tensor], Tensor]:
         pair = torch.cat((current, key), dim=1) - 0.45  # centred; the authors subtract the mean colour
         if self.input_stride > 1:
             pair = F.avg_pool2d(pair, self.input_stride, ceil_mode=True)
-        levels, decoder = self.net(pair)
-        height, width = pair.shape[-2:]
-        for n, level in enumerate(levels):  # each axis by its own ratio, which odd sizes make differ
-            pixels = level.new_tensor([level.shape[-1] / width, level.shape[-2] / height]).view(1, 2, 1, 1)
-            levels[n] = level * (FLOW_UNIT * pixels)
-        return levels, decoder
+        return self.net(pair)
 
     def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-        """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``."""
-        levels, decoder = self.predictions(current, key)
-        flow = resize_flow(levels[-1], size)
+        """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``.
+
+        A cell of a strided network is its stride wide whatever the image's size, so the factor is `unit` and not a ratio
+        of sizes, which rounding makes differ at odd ones.
+        """
+        levels, decoder = self._units(current, key)
+        flow = resample(levels[-1], size) * self.unit
         if self.scale_head is None:
             return flow, None
         return flow, 1 + resample(self.scale_head(decoder), size)

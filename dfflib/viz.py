@@ -21,7 +21,8 @@ COLOURS = {"Frame": "#444444", "copy": "#d1603d", "DFF": "#2a6f97", "DIS": "#6a9
 
 STYLE = {
     "figure.dpi": 110, "savefig.dpi": 110, "font.size": 10, "axes.titlesize": 10, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "image.interpolation": "nearest",
+    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
+    "image.interpolation": "nearest",
 }  # fmt: skip
 
 

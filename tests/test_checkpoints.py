@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,10 @@ def written(tmp_path):
     return model, save_checkpoint(tmp_path / "a.safetensors", model, CONFIG, **ABOUT)
 
 
-def refused(call, path):
-    """The call raises one sentence, in one line, that names the file."""
+def refused(call, path, *args):
+    """``call(*args, path)`` raises one sentence, in one line, that names the file."""
     with pytest.raises(DffError) as caught:
-        call()
+        call(*args, path)
     message = str(caught.value)
     assert Path(path).name in message and "\n" not in message and message.endswith(".")
     return message
@@ -107,20 +108,20 @@ DAMAGE = {
 def test_a_damaged_file_is_refused(written, damage):
     model, path = written
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    for call in (describe, load_model, load_weights, lambda p: load_into(model, p)):
-        assert "damaged" in refused(lambda: call(path), path)
+    for call in (describe, load_model, load_weights, partial(load_into, model)):
+        assert "damaged" in refused(call, path)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "nowhere.safetensors", tmp_path):
-        assert "no checkpoint" in refused(lambda: load_model(path), path)
+        assert "no checkpoint" in refused(load_model, path)
 
 
 @pytest.mark.parametrize("header", [None, {"x": "1"}, {"model": "{}"}])
 def test_a_file_without_our_header_is_refused(tmp_path, header):
     path = tmp_path / "foreign.safetensors"
     save_file({"a": torch.ones(2)}, path, header)
-    assert "not written by dfflib" in refused(lambda: load_model(path), path)
+    assert "not written by dfflib" in refused(load_model, path)
 
 
 @pytest.mark.parametrize(
@@ -130,14 +131,14 @@ def test_a_file_without_our_header_is_refused(tmp_path, header):
 def test_a_description_that_cannot_be_built_is_refused(tmp_path, config):
     path = tmp_path / "strange.safetensors"
     save_file({"a": torch.ones(2)}, path, {"model": json.dumps(config), "about": "{}"})
-    refused(lambda: load_model(path), path)
+    refused(load_model, path)
 
 
 @pytest.mark.parametrize("kwargs", [{"num_classes": 4}, {"channels": 12}, {"scale": False}, {"flow_net": "flownet_s"}])
 def test_another_models_checkpoint_is_refused_and_loads_nothing(written, kwargs):
     other = make(1, **kwargs)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    assert "another model" in refused(lambda: load_into(other, written[1]), written[1])
+    assert "another model" in refused(load_into, written[1], other)
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
 
 
@@ -155,7 +156,7 @@ def test_parts_alone_are_stored_and_the_rest_stays(written, tmp_path, parts):
 def test_a_part_fits_where_the_rest_differs(written, tmp_path):
     path = save_checkpoint(tmp_path / "part.safetensors", written[0], CONFIG, ("flow_source.",))
     load_into(make(1, num_classes=7), path)
-    assert "another model" in refused(lambda: load_into(make(1, scale=False), path), path)
+    assert "another model" in refused(load_into, path, make(1, scale=False))
 
 
 def test_a_key_frame_checkpoint_gives_a_model_that_copies(written, tmp_path):
@@ -167,12 +168,12 @@ def test_a_key_frame_checkpoint_gives_a_model_that_copies(written, tmp_path):
 
 def test_an_empty_checkpoint_is_refused(written, tmp_path):
     path = save_checkpoint(tmp_path / "empty.safetensors", written[0], CONFIG, ("nothing.",))
-    assert "it is empty" in refused(lambda: load_into(make(), path), path)
+    assert "it is empty" in refused(load_into, path, make())
 
 
 @pytest.mark.parametrize("moment", ["while writing", "before renaming"])
 def test_an_interrupted_write_leaves_the_old_file(written, monkeypatch, moment):
-    model, path = written
+    path = written[1]
     old = path.read_bytes()
 
     def half(self, data):

@@ -184,7 +184,7 @@ def test_every_level_rounds_up(kind, height, width):
 class Recorder(nn.Module):
     """In place of FlowNetS: keeps its input and predicts the same vector everywhere, at strides 8 and 4."""
 
-    channels = 5
+    channels, stride = 5, 4
 
     def __init__(self, vector=(1.0, 1.0)):
         super().__init__()
@@ -229,15 +229,14 @@ def test_one_unit_of_prediction_in_feature_cells(input_stride, feature_stride, u
 
 
 @pytest.mark.parametrize("size", [(97, 128), (33, 70), (5, 64)])
-def test_odd_sizes_scale_each_axis_by_its_own_ratio(size):
-    height, width = size
-    network = FlowNetwork(Recorder(), 7, 4, input_stride=1)
-    frame = images(1, 3, *size)
-    cells = (math.ceil(height / 4), math.ceil(width / 4))
-    flow, _ = network(frame, frame, cells)
-    torch.testing.assert_close(flow[0, :, 0, 0], torch.tensor([20 * cells[1] / width, 20 * cells[0] / height]))
-    flow, _ = network(frame, frame, size)  # at image size a unit is 20 pixels, both ways, whatever the rounding
-    torch.testing.assert_close(flow, torch.full_like(flow, 20.0))
+@pytest.mark.parametrize("input_stride", [1, 2])
+def test_odd_sizes_do_not_change_the_unit(size, input_stride):
+    """A cell is a stride wide, whatever the last one holds: 1 unit is exactly `unit` cells, along both axes."""
+    network = FlowNetwork(Recorder(), 7, 4, input_stride)
+    cells = (math.ceil(size[0] / 4), math.ceil(size[1] / 4))
+    flow, scale = network(images(1, 3, *size), images(1, 3, *size), cells)
+    assert flow.shape[-2:] == scale.shape[-2:] == cells
+    torch.testing.assert_close(flow, torch.full_like(flow, 5.0 * input_stride))
 
 
 def test_levels_are_in_pixels_of_their_own_grid():
@@ -387,8 +386,8 @@ def test_multiscale_loss_by_hand():
 def test_multiscale_loss_of_what_the_network_predicts():
     """20 px everywhere is one unit of the net: its own levels must then cost nothing."""
     network = FlowNetwork(Recorder((1.0, 1.0)), 7, 4, input_stride=1)
-    levels, _ = network.predictions(images(1, 3, 37, 51), images(1, 3, 37, 51))
-    assert multiscale_loss(levels, torch.full((1, 2, 37, 51), 20.0)).item() == pytest.approx(0, abs=1e-3)
+    levels, _ = network.predictions(images(1, 3, 40, 56), images(1, 3, 40, 56))
+    assert multiscale_loss(levels, torch.full((1, 2, 40, 56), 20.0)).item() == pytest.approx(0, abs=1e-3)
 
 
 def test_one_vector_has_one_colour_in_every_field_with_a_limit():

@@ -1,0 +1,123 @@
+"""From a finished run to what the repository shows: checkpoints, result files, figures, and the tables of the README.
+
+No number in the README is typed: between two markers stands what `results_table` makes of ``figures/results/*.csv``, and
+a test compares the two.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from dfflib import checkpoints
+from dfflib.errors import DffError
+from dfflib.paths import CHECKPOINTS, FIGURES, ROOT, run_dir, write_atomically
+
+SHIPPED = ("keyframe_s0", "flow_pretrain_s0", "flow_detached_s0", "joint_s0", "joint_s1", "joint_s2")
+README = ROOT / "README.md"
+BEGIN, END = "<!-- results: written by `dfflib publish`, do not edit -->", "<!-- end of results -->"
+INTERVAL = 5  # of the README's table
+
+
+def publish(profile: str = "laptop", out_dir: str | os.PathLike = "") -> list[Path]:
+    """Copy a run's checkpoints, results and README figures into the repository, and renew the README's table.
+
+    What the run folder does not hold is left as it is.
+
+    Returns:
+        The files written.
+    """
+    run, written = run_dir(profile, out_dir), []
+    for name in SHIPPED:
+        for suffix in (".safetensors", ".csv"):
+            written += _copy(run / "checkpoints" / f"{name}{suffix}", CHECKPOINTS)
+    if any(CHECKPOINTS.glob("*.safetensors")):
+        written.append(write_atomically(CHECKPOINTS / "README.md", checkpoint_table()))
+    for path in sorted((run / "results").glob("*.csv")):
+        written += _copy(path, FIGURES / "results")
+    for name in re.findall(r"figures/([\w.-]+\.(?:png|gif))", README.read_text()):
+        written += _copy(run / "figures" / name, FIGURES)
+    if (FIGURES / "results" / "07_by_offset.csv").is_file():
+        written.append(write_atomically(README, with_results(README.read_text())))
+    return written
+
+
+def _copy(source: Path, folder: Path) -> list[Path]:
+    if not source.is_file():
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copyfile(source, folder / source.name))]
+
+
+def checkpoint_table() -> str:
+    """What is in ``data/checkpoints``, as a page: stage, seed, steps, device, time, validation, size and SHA-256."""
+    lines = [
+        "# Shipped checkpoints",
+        "",
+        "Written by `dfflib publish` from the files' own headers. Trained on the train parts of the three sample clips with",
+        "intensity-threshold labels (`flow_pretrain`: on frames moved by a known flow). `flow_pretrain` is shared by all seeds.",
+        "The metric is mIoU on the validation part, for `flow_pretrain` the end-point error in pixels. A file holds the parts",
+        "that its stage trains. Each is made again by `dfflib train STAGE --profile laptop --seed SEED`.",
+        "",
+        "| file | steps | metric | seconds | device | MB | SHA-256 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(CHECKPOINTS.glob("*.safetensors")):
+        about = checkpoints.describe(path)[1]
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        lines.append(
+            f"| `{path.name}` | {about['steps']} | {about['metric']:.3f} | {about['seconds']:.0f} | {about['device']} | "
+            f"{path.stat().st_size / 1e6:.1f} | `{digest}` |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def results_table(rows: pd.DataFrame, interval: int = INTERVAL) -> str:
+    """The README's table: copy and DFF by distance from the key frame, mean and standard deviation over seeds.
+
+    Args:
+        rows: tidy rows of ``07_by_offset.csv``.
+        interval: offsets 0 .. interval-1 are shown, and their average as the paper takes it.
+    """
+    rows = rows[(rows["offset"] < interval) & rows["method"].isin(["Frame", "copy", "DFF"])]
+    seeds, devices = sorted(rows["seed"].unique()), ", ".join(sorted(rows["device"].unique()))
+
+    def cell(metric: str, method: str, offset: int | None, minus: str = "") -> str:
+        chosen = rows[rows["metric"] == metric]
+        wide = chosen.pivot_table(index=["seed", "offset"], columns="method", values="value")
+        values = wide[method] - wide[minus] if minus else wide[method]
+        values = values.unstack("offset")
+        values = values.mean(axis=1) if offset is None else values[offset]
+        return f"{values.mean():{'+' if minus else ''}.1f} ± {values.std(ddof=1):.1f}"
+
+    head = "| frames from the key frame | Frame, mIoU | copy, mIoU | DFF, mIoU | copy, agreement | DFF, agreement | gap |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for offset in (*range(interval), None):
+        name = "average" if offset is None else str(offset)
+        cells = [cell("miou", method, offset) for method in ("Frame", "copy", "DFF")]
+        cells += [cell("agreement", method, offset) for method in ("copy", "DFF")]
+        lines.append(f"| {name} | {' | '.join(cells)} | {cell('agreement', 'DFF', offset, minus='copy')} |")
+    lines += [
+        "",
+        f"Percent, mean ± standard deviation over {len(seeds)} seeds, on the held-out last quarter of the three sample clips "
+        f"(intensity-threshold labels, l = {interval}; {devices}). *Frame* runs the heavy network on every frame; *copy* reuses "
+        f"the key frame's features unmoved; *agreement* is the share of pixels labelled as by *Frame*; *gap* is DFF minus copy. "
+        f"The last row averages the offsets, as the paper does.",
+    ]
+    return "\n".join(lines)
+
+
+def with_results(readme: str) -> str:
+    """A README's text with its table renewed from ``figures/results/07_by_offset.csv``.
+
+    Raises:
+        DffError: the README lacks the two markers.
+    """
+    if BEGIN not in readme or END not in readme:
+        raise DffError(f"{README} lacks the lines {BEGIN!r} and {END!r}: put them where the table belongs.")
+    before, rest = readme.split(BEGIN, 1)
+    table = results_table(pd.read_csv(FIGURES / "results" / "07_by_offset.csv"))
+    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}"

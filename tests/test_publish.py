@@ -1,0 +1,62 @@
+"""The README's table is what the result files say, and the shipped checkpoints are what their table says."""
+
+import pandas as pd
+import pytest
+
+from dfflib import publish
+from dfflib.errors import DffError
+
+
+def rows(values):
+    """Tidy rows with one value for (seed, offset, method, metric)."""
+    return pd.DataFrame(
+        [
+            dict(seed=seed, offset=offset, method=method, metric=metric, value=value, device="cpu")
+            for (seed, offset, method, metric), value in values.items()
+        ]
+    )
+
+
+def test_table_shows_mean_spread_and_gap():
+    values = {}
+    for seed in (0, 1, 2):
+        for offset in (0, 1):
+            for metric in ("miou", "agreement"):
+                values[seed, offset, "Frame", metric] = 100.0
+                values[seed, offset, "copy", metric] = 90.0 - 10 * offset
+                values[seed, offset, "DFF", metric] = 95.0 - 10 * offset + seed
+    lines = publish.results_table(rows(values), interval=2).splitlines()
+    assert lines[2] == "| 0 | 100.0 ± 0.0 | 90.0 ± 0.0 | 96.0 ± 1.0 | 90.0 ± 0.0 | 96.0 ± 1.0 | +6.0 ± 1.0 |"
+    assert lines[4] == "| average | 100.0 ± 0.0 | 85.0 ± 0.0 | 91.0 ± 1.0 | 85.0 ± 0.0 | 91.0 ± 1.0 | +6.0 ± 1.0 |"
+    assert "over 3 seeds" in lines[-1] and "cpu" in lines[-1]
+
+
+def test_readme_table_is_generated():
+    readme = publish.README.read_text()
+    assert publish.with_results(readme) == readme, "run `dfflib publish` again"
+
+
+def test_checkpoint_table_is_generated():
+    assert (publish.CHECKPOINTS / "README.md").read_text() == publish.checkpoint_table(), "run `dfflib publish` again"
+    assert {path.stem for path in publish.CHECKPOINTS.glob("*.safetensors")} == set(publish.SHIPPED)
+
+
+def test_readme_without_markers_is_refused():
+    with pytest.raises(DffError, match="lacks the lines"):
+        publish.with_results("# no table here")
+
+
+def test_publish_copies_what_a_run_made(tmp_path, monkeypatch):
+    run, repo = tmp_path / "run", tmp_path / "repo"
+    (run / "results").mkdir(parents=True)
+    (run / "figures").mkdir()
+    (run / "results" / "03_x.csv").write_text("a\n1\n")
+    (run / "figures" / "00_a.png").write_bytes(b"picture")
+    (run / "figures" / "00_unused.png").write_bytes(b"picture")
+    repo.mkdir()
+    (repo / "README.md").write_text("![a](figures/00_a.png)")
+    monkeypatch.setattr(publish, "README", repo / "README.md")
+    monkeypatch.setattr(publish, "FIGURES", repo / "figures")
+    monkeypatch.setattr(publish, "CHECKPOINTS", repo / "checkpoints")
+    written = {path.relative_to(repo).as_posix() for path in publish.publish("laptop", run)}
+    assert written == {"figures/results/03_x.csv", "figures/00_a.png"}
