@@ -10,9 +10,10 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 THREADS = 2
 
 # Set before torch, OpenCV and matplotlib are imported, and inherited by the commands and kernels that tests start.
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    wanted = os.environ.get(variable, "")
-    os.environ[variable] = str(min(THREADS, int(wanted))) if wanted.isdigit() and int(wanted) else str(THREADS)
+wanted = os.environ.get("OMP_NUM_THREADS", "")
+threads = str(min(THREADS, int(wanted))) if wanted.isdigit() and int(wanted) else str(THREADS)
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # alike, or torch obeys the larger
+    os.environ[variable] = threads
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", MPLBACKEND="Agg", JUPYTER_PLATFORM_DIRS="1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products, where a GPU is present
 
