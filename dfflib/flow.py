@@ -184,6 +184,25 @@ class ZeroFlow(nn.Module):
         return current.new_zeros(current.shape[0], 2, *size), None
 
 
+class Ablated(nn.Module):
+    """A flow source with its flow or its scale field taken out: which of the two does the work?
+
+    Args:
+        source: any flow source.
+        flow: keep its flow; otherwise features stay where they are.
+        scale: keep its scale field; otherwise S = 1.
+    """
+
+    def __init__(self, source: nn.Module, flow: bool = True, scale: bool = True):
+        super().__init__()
+        self.source, self.keep_flow, self.keep_scale = source, flow, scale
+
+    def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """What is kept of the source's flow and scale."""
+        flow, scale = self.source(current, key, size)
+        return flow if self.keep_flow else torch.zeros_like(flow), scale if self.keep_scale else None
+
+
 class DISFlow(nn.Module):
     """Classical dense inverse search flow by OpenCV (Kroeger et al., ECCV 2016), on the CPU; needs no training.
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dfflib.flow import (
+    Ablated,
     DISFlow,
     FlowNetS,
     FlowNetSR,
@@ -424,3 +425,15 @@ def test_opposite_directions_differ_in_colour():
     assert len(np.unique(colours, axis=0)) == 4
     # flowiz's wheel: red is to the right, as in the Middlebury colours
     assert colours[0].argmax() == 0
+
+
+@pytest.mark.parametrize("keep_flow", [True, False])
+@pytest.mark.parametrize("keep_scale", [True, False])
+def test_ablated_takes_out_what_it_is_told(keep_flow, keep_scale):
+    network = FlowNetwork(Recorder((1.0, -2.0)), 7, 4, input_stride=1)
+    nn.init.constant_(network.scale_head.weight, 0.5)
+    frames = images(1, 3, 16, 24), images(1, 3, 16, 24, seed=1)
+    flow, scale = network(*frames, (4, 6))
+    got_flow, got_scale = Ablated(network, keep_flow, keep_scale)(*frames, (4, 6))
+    assert torch.equal(got_flow, flow if keep_flow else torch.zeros_like(flow)) and flow.abs().min() > 0
+    assert (got_scale is None) if not keep_scale else torch.equal(got_scale, scale)
