@@ -74,7 +74,7 @@ def load_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint."""
     describe(path)
     with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # not a view of the file on disk
 
 
 def load_into(model: torch.nn.Module, path: str | os.PathLike) -> None:
@@ -111,3 +111,14 @@ def load_model(path: str | os.PathLike) -> DeepFeatureFlow:
         ) from error
     load_into(model, path)
     return model.eval().to(memory_format=torch.channels_last)
+
+
+def load_segmenter(path: str | os.PathLike) -> DeepFeatureFlow:
+    """`load_model` for a file that holds a key-frame network too, so that the model can segment.
+
+    Raises:
+        DffError: the file holds a flow network alone, as ``flow_pretrain`` and ``flow_detached`` write.
+    """
+    if not any(name.startswith("feature_net.") for name in load_weights(path)):
+        raise DffError(f"{path} holds a flow network alone, which cannot segment: use a keyframe or joint checkpoint.")
+    return load_model(path)

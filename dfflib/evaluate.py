@@ -99,7 +99,13 @@ def by_offset(
         window = clip.frames[i - interval + 1 : i + 1].flip(0).to(device) / 255  # offset d is row d
         label = clip.masks[i][None]
         features = model.extract(window.contiguous(memory_format=torch.channels_last))
-        frame = model.predict(features[:1], clip.size).argmax(1).cpu()
+        scores = model.predict(features[:1], clip.size)
+        if scores.shape[1] > classes:
+            raise DffError(
+                f"the model tells {scores.shape[1]} classes apart, but {clip.name} has {classes}: choose a checkpoint trained "
+                f"for these classes."
+            )
+        frame = scores.argmax(1).cpu()
         for name in names:
             labels = frame.expand(interval, -1, -1) if name == "Frame" else _propagated(
                 model, methods[name], features, window, clip.size, frame
@@ -232,14 +238,14 @@ def evaluate_checkpoint(
         seed: which of the profile's models.
         out: where to write the tidy CSV; empty means ``runs/<profile>/results/evaluate.csv``.
     """
-    from dfflib.checkpoints import load_model
+    from dfflib.checkpoints import load_segmenter
     from dfflib.data.sets import threshold_set
     from dfflib.paths import run_dir
     from dfflib.train import ensure
 
     chosen = profiles.get(profile)
     FixedInterval(interval)
-    model = load_model(checkpoint or ensure("joint", profile, seed))
+    model = load_segmenter(checkpoint or ensure("joint", profile, seed))
     clips = threshold_set("test", chosen.short_side)
     began = time.perf_counter()
     table = by_offset(model, clips, interval, step=chosen.eval_step, progress=progress)

@@ -58,7 +58,7 @@ def checkpoint_table() -> str:
         "# Shipped checkpoints",
         "",
         "Written by `dfflib publish` from the files' own headers. Trained on the train parts of the three sample clips with",
-        "intensity-threshold labels (`flow_pretrain`: on frames moved by a known flow). `flow_pretrain` is shared by all seeds.",
+        "intensity-threshold labels (`flow_pretrain`, shared by all seeds: on frames moved by a known flow).",
         "The metric is mIoU on the validation part, for `flow_pretrain` the end-point error in pixels. A file holds the parts",
         "that its stage trains. Each is made again by `dfflib train STAGE --profile laptop --seed SEED`.",
         "",
@@ -94,7 +94,12 @@ def results_table(rows: pd.DataFrame, interval: int = INTERVAL) -> str:
         return f"{values.mean():{'+' if minus else ''}.1f} ± {values.std(ddof=1):.1f}"
 
     shown = ["copy", "DFF, S = 1", "DFF"]
-    head = ["offset", *(f"{name}: mIoU" for name in ("Frame", *shown)), *(f"{name}: agreement" for name in shown), "gap"]
+    head = [
+        "offset",
+        *(f"{name}: mIoU" for name in ("Frame", *shown)),
+        *(f"{name}: agreement" for name in shown),
+        "gap",
+    ]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for offset in (*range(interval), None):
         name = "average" if offset is None else str(offset)
@@ -104,11 +109,11 @@ def results_table(rows: pd.DataFrame, interval: int = INTERVAL) -> str:
     lines += [
         "",
         f"Percent, mean ± standard deviation over {len(seeds)} seeds, on the held-out last quarter of the three sample clips "
-        f"(intensity-threshold labels, l = {interval}; {devices}). *Frame* runs the heavy network on every frame; *copy* reuses "
-        f"the key frame's features unmoved; *DFF* moves them along the flow and multiplies by the scale field S; *S = 1* leaves "
-        f"the scale field out, in the same model. *Offset* counts frames from the key frame, *agreement* is the share of pixels "
-        f"labelled as by *Frame*, *gap* is the agreement of DFF minus that of copy. The last row averages the offsets, as the "
-        f"paper does.",
+        f"(intensity-threshold labels, l = {interval}; {devices}). *Frame* runs the heavy network on every frame; *copy* "
+        f"reuses the key frame's features unmoved; *DFF* moves them along the flow and multiplies by the scale field S; "
+        f"*S = 1* leaves the scale field out, in the same model. *Offset* counts frames from the key frame, *agreement* is "
+        f"the share of pixels labelled as by *Frame*, *gap* is the agreement of DFF minus that of copy. The last row averages "
+        f"the offsets, as the paper does.",
     ]
     return "\n".join(lines)
 

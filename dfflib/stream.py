@@ -1,7 +1,7 @@
 """Video in, predictions out, frame by frame in constant memory: Algorithm 1 of the paper as a generator.
 
-Online and causal: a frame's labels come out before the next frame is read, so a live source works as well as a file. Only the key frame and its
-features are kept.
+Online and causal: a frame's labels come out before the next frame is read, so a live source works as well as a file.
+Only the key frame and its features are kept.
 """
 
 import itertools
@@ -129,23 +129,19 @@ def segment_video(
     short_side = about.get("short_side") if short_side is None else short_side
     with read_stream(video) as stream:
         schedule = FixedInterval(interval, stream.num_frames)
-        model = checkpoints.load_model(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = checkpoints.load_segmenter(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
         if flow != "network":
             model = model.with_flow(DISFlow("fast") if flow == "dis" else ZeroFlow())
         began, count, keys = time.perf_counter(), 0, 0
         bar = tqdm(
-            stream,
-            total=stream.num_frames,
-            desc=Path(video).name,
-            unit="frame",
-            disable=not progress,
-            leave=False,
+            stream, total=stream.num_frames, desc=Path(video).name, unit="frame", disable=not progress, leave=False,
             mininterval=1.0,
-        )
-        results = predictions(model, bar, schedule, short_side)
-        first = next(results)  # whatever is wrong with the frames shows now, before anything is written
-        with VideoWriter(out, stream.fps, stream.size) as writer:
-            for result in itertools.chain([first], results):
-                writer.write(overlay(result.frame, result.labels))
-                count, keys = count + 1, keys + result.is_key
+        )  # fmt: skip
+        with bar:  # whatever happens, it is gone before an error is told
+            results = predictions(model, bar, schedule, short_side)
+            first = next(results)  # whatever is wrong with the frames shows now, before anything is written
+            with VideoWriter(out, stream.fps, stream.size) as writer:
+                for result in itertools.chain([first], results):
+                    writer.write(overlay(result.frame, result.labels))
+                    count, keys = count + 1, keys + result.is_key
         return Segmented(out, count, keys, time.perf_counter() - began, stream.problem)

@@ -16,7 +16,10 @@ was never stopped. What it wrote before is replaced only by a complete new file.
 import hashlib
 import json
 import math
+import signal
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -168,7 +171,10 @@ class _Trainer:
     def _is_finished(self) -> bool:
         if not (self.result.is_file() and self.log_file.is_file()):
             return False
-        return checkpoints.describe(self.result)[1].get("settings") == self.settings.digest()
+        try:
+            return checkpoints.describe(self.result)[1].get("settings") == self.settings.digest()
+        except DffError:  # damaged, or not one of ours: training writes a new one
+            return False
 
     def _trained(self, how: str) -> Trained:
         log = pd.read_csv(self.log_file)
@@ -192,13 +198,13 @@ class _Trainer:
             self.wrapped.mark_forward_method(method)
         parts = {name: threshold_set(name, settings.short_side) for name in ("train", "val")}
         if settings.stage == "flow_pretrain":
-            self.batches = {name: MovedFrames(clips, settings.crop) for name, clips in parts.items()}
+            self.batches = {name: MovedFrames(clips, _fit(settings.crop, clips)) for name, clips in parts.items()}
         else:
             self.batches = {
                 name: FramePairs(clips, _fit(settings.crop, clips), settings.max_interval, flip=name == "train")
                 for name, clips in parts.items()
             }
-        self.step, self.rows = 0, []
+        self.step, self.rows, self.between_steps = 0, [], True
         if self.state_file.is_file():
             self._resume()
 
@@ -222,42 +228,55 @@ class _Trainer:
         )  # fmt: skip
         try:
             while self.step < settings.steps:
-                loss, lr = self._one_step()
-                last = self.step == settings.steps
-                if self.step % LOG_EVERY == 0 or last:
-                    metric = self._validate() if self.step % VALIDATE_EVERY == 0 or last else None
-                    seconds = time.perf_counter() - began
-                    self.rows.append(dict(step=self.step, loss=loss, lr=lr, metric=metric, seconds=seconds))
-                if self.step % SAVE_EVERY == 0:
-                    self._save_state()
-                bar.update()
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                with _whole_step():
+                    self._one_logged_step(bar, began)
         except KeyboardInterrupt:
-            self._save_state()
+            if self.between_steps:  # else this state is neither one step's nor the next's: the saved one is good
+                self._save_state()
             raise
         finally:
             bar.close()
         self._save_result(time.perf_counter() - began)
 
+    def _one_logged_step(self, bar: tqdm, began: float) -> None:
+        loss, lr = self._one_step()
+        last = self.step == self.settings.steps
+        if self.step % LOG_EVERY == 0 or last:
+            metric = self._validate() if self.step % VALIDATE_EVERY == 0 or last else None
+            seconds = time.perf_counter() - began
+            self.rows.append(dict(step=self.step, loss=loss, lr=lr, metric=metric, seconds=seconds))
+        self.between_steps = True
+        if self.step % SAVE_EVERY == 0:
+            self._save_state()
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
     def _one_step(self) -> tuple[float, float]:
-        settings = self.settings
+        settings, self.between_steps = self.settings, False
         set_training_mode(self.model, settings.stage)
         lr = learning_rate(self.step, settings.steps, PEAK_LR[settings.stage])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         batch = self.batches["train"].batch(settings.batch, settings.seed, self.step).to(self.fabric.device)
         loss = stage_loss(self.wrapped, settings.stage, batch)
-        if not math.isfinite(loss.item()):
-            raise DffError(
-                f"the loss of stage {settings.stage} became {loss.item()} at step {self.step + 1} (learning rate {lr:.2g}): "
-                f"lower the learning rate or look for broken input; {self.state_file} holds the last good state."
-            )
+        self._require_finite("loss", loss, lr)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=1.0, error_if_nonfinite=False)
+        norm = self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=1.0, error_if_nonfinite=False)
+        self._require_finite("gradient", norm, lr)
         self.optimizer.step()
         self.step += 1
         return loss.item(), lr
+
+    def _require_finite(self, what: str, value: Tensor, lr: float) -> None:
+        """Stop before a value that is no number reaches the weights."""
+        if math.isfinite(value.item()):
+            return
+        kept = f"; {self.state_file} holds the last good state" if self.state_file.is_file() else ""
+        raise DffError(
+            f"the {what} of stage {self.settings.stage} became {value.item()} at step {self.step + 1} (learning rate "
+            f"{lr:.2g}): lower the learning rate or look for broken input{kept}."
+        )
 
     @torch.no_grad()
     def _validate(self) -> float:
@@ -294,6 +313,29 @@ class _Trainer:
             metric=self.rows[-1]["metric"], parts=PARTS.get(settings.stage, ("",)),
         )  # fmt: skip
         self.state_file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _whole_step():
+    """Hold Ctrl-C back until a step is done: half a step has changed weights or batch-norm statistics. A second Ctrl-C is
+    obeyed at once. In threads, which no signal reaches, nothing is held back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = []
+
+    def hold(number, stack):
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def learning_parameters(model: DeepFeatureFlow, stage: str) -> list[Tensor]:

@@ -27,7 +27,9 @@ def test_table_shows_mean_spread_and_gap():
                 values[seed, offset, "DFF", metric] = 95.0 - 10 * offset + seed
                 values[seed, offset, "DFF, S = 1", metric] = 93.0 - 10 * offset
     lines = publish.results_table(rows(values), interval=2).splitlines()
-    assert lines[2] == "| 0 | 100.0 ± 0.0 | 90.0 ± 0.0 | 93.0 ± 0.0 | 96.0 ± 1.0 | 90.0 ± 0.0 | 93.0 ± 0.0 | 96.0 ± 1.0 | +6.0 ± 1.0 |"
+    assert lines[2] == (
+        "| 0 | 100.0 ± 0.0 | 90.0 ± 0.0 | 93.0 ± 0.0 | 96.0 ± 1.0 | 90.0 ± 0.0 | 93.0 ± 0.0 | 96.0 ± 1.0 | +6.0 ± 1.0 |"
+    )
     assert lines[4] == (
         "| average | 100.0 ± 0.0 | 85.0 ± 0.0 | 88.0 ± 0.0 | 91.0 ± 1.0 | 85.0 ± 0.0 | 88.0 ± 0.0 | 91.0 ± 1.0 | +6.0 ± 1.0 |"
     )

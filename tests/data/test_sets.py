@@ -1,0 +1,37 @@
+"""The intensity-threshold data set: parts apart in time, one normalisation, frames kept in memory."""
+
+import pytest
+import torch
+
+from dfflib.data.sets import PARTS, threshold_set
+from dfflib.data.threshold import statistics, threshold_clip
+from dfflib.data.video import sample_clip
+
+SIDE = 36
+
+
+def test_parts_are_apart_in_time_and_labelled():
+    whole = sample_clip("carphone", SIDE)
+    parts = {part: threshold_set(part, SIDE, ("carphone",))[0] for part in PARTS}
+    assert [len(parts[part]) for part in PARTS] == [60, 15, 25]
+    for part, start in (("train", 0), ("val", 70), ("test", 95)):
+        clip = parts[part]
+        assert clip.name == f"carphone/{part}" and clip.num_classes == 2 and list(clip.labelled) == list(range(len(clip)))
+        assert torch.equal(clip.frames[0], whole.frames[start])
+        assert torch.equal(clip.frames[len(clip) - 1], whole.frames[start + len(clip) - 1])
+        assert isinstance(clip.masks, torch.Tensor) and clip.masks.dtype == torch.int64
+        assert tuple(clip.masks.shape) == (len(clip), *clip.size) and clip.masks.unique().tolist() == [0, 1]
+
+
+def test_every_part_is_normalised_by_the_train_part():
+    train, test = (threshold_set(part, SIDE, ("carphone",))[0] for part in ("train", "test"))
+    assert torch.equal(test.masks[3], threshold_clip(test, normalisation=statistics(train)).masks[3])
+
+
+def test_asked_twice_it_is_the_same_set():
+    assert threshold_set("val", SIDE, ("carphone",)) is threshold_set("val", SIDE, ("carphone",))
+
+
+def test_unknown_part():
+    with pytest.raises(ValueError, match="train, val, test"):
+        threshold_set("training", SIDE)

@@ -1,0 +1,166 @@
+"""Everything that can be wrong with what is asked for: one sentence, exit code 2, and nothing already there is touched."""
+
+import subprocess
+import sys
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from test_stream import SMALL, frames, write_video
+
+from dfflib.checkpoints import save_checkpoint
+from dfflib.cli import main
+from dfflib.dff import build
+from dfflib.paths import ROOT
+
+PRECIOUS = b"the result of last week"
+
+
+def images(folder, sizes, suffix="png"):
+    folder.mkdir()
+    for i, size in enumerate(sizes):
+        picture = np.random.default_rng(i).integers(0, 256, (*size, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{i:02}.{suffix}"), picture)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One of everything, good and bad."""
+    here = tmp_path_factory.mktemp("input")
+    torch.manual_seed(0)
+    save_checkpoint(here / "good.safetensors", build(**SMALL), SMALL, stage="joint")
+    save_checkpoint(here / "other.safetensors", build(**SMALL), SMALL | dict(channels=16))
+    save_checkpoint(here / "five.safetensors", build(**SMALL | dict(num_classes=5)), SMALL | dict(num_classes=5))
+    save_checkpoint(here / "flow.safetensors", build(**SMALL), SMALL, parts=("flow_source.",))
+    good = (here / "good.safetensors").read_bytes()
+    (here / "damaged.safetensors").write_bytes(good[: len(good) // 2])
+    (here / "text.safetensors").write_text("not weights")
+    write_video(here / "good.mp4", frames(6))
+    write_video(here / "one.mp4", frames(1))
+    write_video(here / "tiny.mp4", frames(6, (2, 2)))
+    with av.open(str(here / "late.mp4"), "w") as container:  # index at the end, so the cut takes it
+        track = container.add_stream("libx264", rate=10)
+        track.width, track.height, track.pix_fmt = 40, 32, "yuv420p"
+        for picture in frames(6):
+            picture = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+            container.mux(track.encode(picture))
+        container.mux(track.encode(None))
+    late = (here / "late.mp4").read_bytes()
+    (here / "cut.mp4").write_bytes(late[: late.index(b"moov") - 4])
+    with av.open(str(here / "none.mkv"), "w") as container:
+        track = container.add_stream("libx264", rate=10)
+        track.width, track.height, track.pix_fmt = 40, 32, "yuv420p"
+        container.start_encoding()
+    (here / "notes.mp4").write_text("not a video\n" * 30)
+    (here / "zero.mp4").write_bytes(b"")
+    (here / "no_images").mkdir()
+    images(here / "mixed", [(20, 30), (20, 30), (22, 30)])
+    images(here / "small", [(3, 30)] * 3)
+    return here
+
+
+def refused(folder, *arguments):
+    """The sentence that the command line refuses with."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert isinstance(result.exception, SystemExit)
+    shown = [line.rpartition("\r")[2] for line in result.stderr.split("\n")]  # as a terminal leaves it: no progress bar
+    lines = [line for line in shown if line.strip()]
+    assert lines[-1].startswith(("error: ", "Error: ")) and "Traceback" not in result.output
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return lines[-1] if lines[0].startswith("Usage:") else "\n".join(lines)
+
+
+VIDEOS = {
+    "missing.mp4": "does not exist", "notes.mp4": "not a video", "cut.mp4": "cut short", "zero.mp4": "empty",
+    "none.mkv": "no", "one.mp4": "only 1 frame", "tiny.mp4": "stride of 4", "no_images": "no images",
+    "mixed": "resize the images", "small": "stride of 4",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, said", VIDEOS.items())
+def test_videos(folder, tmp_path, name, said):
+    out = tmp_path / "out.mp4"
+    out.write_bytes(PRECIOUS)
+    interval = 2 if name in ("mixed", "small") else 5
+    line = refused(folder, "segment", folder / name, "--checkpoint", folder / "good.safetensors",
+                   "--interval", interval, "--out", out, "--force")  # fmt: skip
+    assert line.startswith("error: ") and "\n" not in line and said in line
+    assert name.split(".")[0] in line or "stride" in line or "interval" in line
+    assert out.read_bytes() == PRECIOUS and list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("interval, said", [(0, "interval is 0"), (-1, "interval is -1"), (7, "only 6 frames")])
+def test_intervals(folder, tmp_path, interval, said):
+    out = tmp_path / "out.mp4"
+    line = refused(folder, "segment", folder / "good.mp4", "--checkpoint", folder / "good.safetensors",
+                   "--interval", interval, "--out", out)  # fmt: skip
+    assert line.startswith("error: ") and "\n" not in line and said in line and "choose" in line
+    assert not out.exists()
+
+
+WEIGHTS = {
+    "missing": "there is no checkpoint", "other": "holds another model", "damaged": "damaged", "text": "damaged",
+    "flow": "flow network alone",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["segment", "evaluate"])
+@pytest.mark.parametrize("name, said", WEIGHTS.items())
+def test_checkpoints(folder, tmp_path, name, said, command):
+    out = tmp_path / ("out.mp4" if command == "segment" else "out.csv")
+    out.write_bytes(PRECIOUS)
+    arguments = [folder / "good.mp4", "--force"] if command == "segment" else []
+    line = refused(folder, command, *arguments, "--checkpoint", folder / f"{name}.safetensors", "--out", out)
+    assert line.startswith("error: ") and "\n" not in line and said in line and f"{name}.safetensors" in line
+    assert out.read_bytes() == PRECIOUS and list(tmp_path.iterdir()) == [out]
+
+
+def test_a_checkpoint_of_other_classes(folder, tmp_path, monkeypatch):
+    from test_evaluate import moving_square
+
+    monkeypatch.setattr("dfflib.data.sets.threshold_set", lambda *_: (moving_square(),))
+    line = refused(folder, "evaluate", "--checkpoint", folder / "five.safetensors", "--out", tmp_path / "out.csv")
+    assert "5 classes" in line and not (tmp_path / "out.csv").exists()
+
+
+def test_an_existing_video_is_not_overwritten_unasked(folder, tmp_path):
+    out = tmp_path / "out.mp4"
+    out.write_bytes(PRECIOUS)
+    line = refused(folder, "segment", folder / "good.mp4", "--checkpoint", folder / "good.safetensors", "--out", out)
+    assert "--force" in line and out.read_bytes() == PRECIOUS
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["train", "keyframe", "--profile", "huge"], "profile 'huge'"),
+        (["evaluate", "--profile", "huge"], "profile 'huge'"),
+        (["reproduce", "--profile", "huge"], "profile 'huge'"),
+        (["evaluate", "--interval", "0"], "interval is 0"),
+        (["train", "keyframe", "--steps", "0"], "0 training steps"),
+        (["reproduce", "-p", "colour=red"], "colour"),
+        (["reproduce", "-p", "colour"], "NAME=VALUE"),
+        (["train", "nothing"], "nothing"),
+        (["segment", "x.mp4", "--flow", "raft"], "raft"),
+        (["segment"], "VIDEO"),
+    ],
+)
+def test_names_and_numbers(folder, tmp_path, arguments, said):
+    if arguments[0] in ("train", "reproduce"):
+        arguments = [*arguments, "--out-dir", str(tmp_path / "run")]
+    line = refused(folder, *arguments)
+    assert "\n" not in line and said in line
+
+
+def test_the_installed_command_says_the_same(folder, tmp_path):
+    command = [sys.executable, "-m", "dfflib", "segment", str(folder / "cut.mp4"), "--checkpoint",
+               str(folder / "good.safetensors"), "--out", str(tmp_path / "out.mp4")]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and "cut.mp4" in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,211 @@
+"""Streaming: the generator against the same steps by hand, and overlay videos end to end."""
+
+import weakref
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dfflib import stream
+from dfflib.checkpoints import save_checkpoint
+from dfflib.data.video import VideoWriter, open_video
+from dfflib.dff import build
+from dfflib.errors import DffError
+from dfflib.schedule import FixedInterval
+from dfflib.stream import predictions, segment_video
+
+SMALL = dict(num_classes=2, channels=8, flow_width=0.03)
+
+
+def frames(count=7, size=(32, 40)):
+    rng = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 6, 8, generator=rng)
+    picture = torch.nn.functional.interpolate(coarse, (size[0], size[1] + 2 * count), mode="bilinear")[0]
+    return [(255 * picture[..., 2 * t : 2 * t + size[1]]).to(torch.uint8) for t in range(count)]
+
+
+def net():
+    torch.manual_seed(1)
+    model = build(**SMALL).eval()
+    with torch.no_grad():  # flow, scale and scores that matter
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return net()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, model):
+    path = tmp_path_factory.mktemp("weights") / "joint.safetensors"
+    return save_checkpoint(path, model, SMALL, stage="joint")
+
+
+@pytest.fixture
+def video(tmp_path):
+    return write_video(tmp_path / "in.mp4", frames(12))
+
+
+def write_video(path, pictures):
+    with VideoWriter(path, 10, tuple(pictures[0].shape[-2:])) as writer:
+        for picture in pictures:
+            writer.write(picture)
+    return path
+
+
+def decoded(path):
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        assert (video.codec_context.name, video.codec_context.pix_fmt) == ("h264", "yuv420p")
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video)]
+
+
+@pytest.mark.parametrize("interval", [1, 2, 3, 7])
+def test_predictions_are_the_three_calls(model, interval):
+    pictures = frames()
+    results = list(predictions(model, pictures, FixedInterval(interval)))
+    assert [r.index for r in results if r.is_key] == list(range(0, 7, interval))
+    with torch.no_grad():
+        for i, result in enumerate(results):
+            k = i - i % interval
+            key, current = (pictures[n][None].to(memory_format=torch.channels_last) / 255 for n in (k, i))
+            features = model.extract(key)
+            if i != k:
+                features = model.propagate(features, key, current)
+            assert torch.equal(result.labels, model.predict(features, (32, 40)).argmax(1)[0])
+            assert result.index == i and result.frame is pictures[i] and result.labels.dtype == torch.int64
+            if interval == 1:
+                assert torch.equal(result.labels, model.per_frame(current).argmax(1)[0])
+
+
+def test_a_frame_comes_out_before_the_next_is_read(model):
+    read = []
+
+    def camera():
+        for i, frame in enumerate(frames()):
+            read.append(i)
+            yield frame
+
+    results = predictions(model, camera(), FixedInterval(3))
+    assert read == []
+    for i in range(7):
+        assert next(results).index == i and read == list(range(i + 1))
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_only_the_key_frame_and_the_current_one_are_kept(model):
+    alive = weakref.WeakSet()
+
+    def camera():
+        for _ in range(20):
+            frame = torch.randint(256, (3, 32, 40), dtype=torch.uint8)
+            alive.add(frame)
+            yield frame
+            del frame
+
+    images, original = weakref.WeakSet(), stream._network_input
+
+    def network_input(frame, short_side):
+        image = original(frame, short_side)
+        images.add(image)
+        return image
+
+    most = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "_network_input", network_input)
+        for result in predictions(model, camera(), FixedInterval(4)):
+            most = max(most, len(alive), len(images))
+            del result
+    assert most <= 2
+
+
+def test_labels_have_full_size_whatever_the_networks_see(model):
+    pictures = frames(3, (61, 83))
+    for short_side, seen in ((None, (61, 83)), (30, (30, 41)), (500, (61, 83))):
+        assert tuple(stream._network_input(pictures[0], short_side).shape[-2:]) == seen
+        results = list(predictions(model, pictures, FixedInterval(2), short_side))
+        assert [tuple(r.labels.shape) for r in results] == [(61, 83)] * 3
+
+
+def test_a_video_end_to_end(checkpoint, video, tmp_path):
+    done = segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    assert (done.frames, done.key_frames, done.problem) == (12, 3, None) and done.fps > 0
+    pictures = decoded(done.out)
+    assert len(pictures) == 12 and pictures[0].shape == (32, 40, 3)
+    assert open_video(done.out).fps == pytest.approx(10)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+@pytest.mark.parametrize("flow", stream.FLOW_SOURCES)
+def test_two_runs_write_the_same_video(checkpoint, video, tmp_path, flow):
+    for name in "ab":
+        segment_video(video, tmp_path / f"{name}.mp4", 4, checkpoint, flow, progress=False)
+    assert all(np.array_equal(a, b) for a, b in zip(decoded(tmp_path / "a.mp4"), decoded(tmp_path / "b.mp4"), strict=True))
+
+
+@pytest.mark.parametrize("size, kind", [((33, 47), "colour"), ((32, 40), "grey"), ((21, 30), "alpha"), ((5, 7), "colour")])
+def test_folders_of_images(checkpoint, tmp_path, size, kind):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, frame in enumerate(frames(3, size)):
+        image = frame.permute(1, 2, 0).numpy()
+        image = {"colour": image, "grey": image[..., 0], "alpha": np.dstack((image, image[..., :1]))}[kind]
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+    done = segment_video(folder, tmp_path / "out.mp4", 2, checkpoint, progress=False)
+    assert done.frames == 3
+    assert [p.shape for p in decoded(done.out)] == [(size[0] + size[0] % 2, size[1] + size[1] % 2, 3)] * 3
+
+
+def test_a_damaged_video_is_segmented_up_to_the_damage(checkpoint, tmp_path):
+    rng = np.random.default_rng(0)
+    noise = [torch.from_numpy(rng.integers(0, 256, (3, 48, 64), dtype=np.uint8)) for _ in range(20)]
+    whole = write_video(tmp_path / "whole.mp4", noise).read_bytes()  # its index is in front
+    short = tmp_path / "short.mp4"
+    short.write_bytes(whole[: len(whole) // 2])
+    done = segment_video(short, tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    assert done.problem and "short.mp4" in done.problem
+    assert 0 < done.frames < 20 and len(decoded(done.out)) == done.frames
+
+
+def test_ctrl_c_leaves_what_was_done_so_far(checkpoint, video, tmp_path, monkeypatch):
+    original, count = stream.overlay, []
+
+    def overlay(*args):
+        count.append(1)
+        if len(count) == 6:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(stream, "overlay", overlay)
+    with pytest.raises(KeyboardInterrupt):
+        segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    assert len(decoded(tmp_path / "out.mp4")) == 5
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_the_size_that_the_model_was_trained_at_is_the_default(model, video, tmp_path, monkeypatch):
+    checkpoint = save_checkpoint(tmp_path / "w.safetensors", model, SMALL, short_side=16)
+    seen, original = set(), stream._network_input
+    monkeypatch.setattr(stream, "_network_input", lambda f, side: (seen.add(side), original(f, side))[1])
+    segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    segment_video(video, tmp_path / "out.mp4", 5, checkpoint, short_side=24, progress=False)
+    assert seen == {16, 24}
+
+
+def test_refusals(checkpoint, video, tmp_path, model):
+    flow_only = save_checkpoint(tmp_path / "f.safetensors", model, SMALL, parts=("flow_source.",), stage="flow_detached")
+    for options, said in (
+        (dict(flow="raft"), "flow source 'raft'"),
+        (dict(interval=13), "only 12 frames"),
+        (dict(checkpoint=flow_only), "flow network alone"),
+    ):
+        with pytest.raises(DffError, match=said):
+            segment_video(video, tmp_path / "out.mp4", **{"checkpoint": checkpoint, "progress": False, **options})
+    assert not (tmp_path / "out.mp4").exists()
+    assert stream.default_out("/some/where/clip.avi").name == "clip_dff.mp4"
