@@ -146,10 +146,14 @@ def test_a_video_end_to_end(checkpoint, video, tmp_path):
 def test_two_runs_write_the_same_video(checkpoint, video, tmp_path, flow):
     for name in "ab":
         segment_video(video, tmp_path / f"{name}.mp4", 4, checkpoint, flow, progress=False)
-    assert all(np.array_equal(a, b) for a, b in zip(decoded(tmp_path / "a.mp4"), decoded(tmp_path / "b.mp4"), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(decoded(tmp_path / "a.mp4"), decoded(tmp_path / "b.mp4"), strict=True)
+    )
 
 
-@pytest.mark.parametrize("size, kind", [((33, 47), "colour"), ((32, 40), "grey"), ((21, 30), "alpha"), ((5, 7), "colour")])
+@pytest.mark.parametrize(
+    "size, kind", [((33, 47), "colour"), ((32, 40), "grey"), ((21, 30), "alpha"), ((5, 7), "colour")]
+)
 def test_folders_of_images(checkpoint, tmp_path, size, kind):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -199,7 +203,9 @@ def test_the_size_that_the_model_was_trained_at_is_the_default(model, video, tmp
 
 
 def test_refusals(checkpoint, video, tmp_path, model):
-    flow_only = save_checkpoint(tmp_path / "f.safetensors", model, SMALL, parts=("flow_source.",), stage="flow_detached")
+    flow_only = save_checkpoint(
+        tmp_path / "f.safetensors", model, SMALL, parts=("flow_source.",), stage="flow_detached"
+    )
     for options, said in (
         (dict(flow="raft"), "flow source 'raft'"),
         (dict(interval=13), "only 12 frames"),

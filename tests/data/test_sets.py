@@ -16,7 +16,9 @@ def test_parts_are_apart_in_time_and_labelled():
     assert [len(parts[part]) for part in PARTS] == [60, 15, 25]
     for part, start in (("train", 0), ("val", 70), ("test", 95)):
         clip = parts[part]
-        assert clip.name == f"carphone/{part}" and clip.num_classes == 2 and list(clip.labelled) == list(range(len(clip)))
+        assert (
+            clip.name == f"carphone/{part}" and clip.num_classes == 2 and list(clip.labelled) == list(range(len(clip)))
+        )
         assert torch.equal(clip.frames[0], whole.frames[start])
         assert torch.equal(clip.frames[len(clip) - 1], whole.frames[start + len(clip) - 1])
         assert isinstance(clip.masks, torch.Tensor) and clip.masks.dtype == torch.int64
