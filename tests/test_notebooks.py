@@ -58,7 +58,7 @@ class TestAnatomy:
         assert len(" ".join(prose).split()) >= 5 * sum(lines)
 
     def test_it_defines_next_to_nothing(self, path):
-        tree = [node for source in cells(path, "code") for node in ast.parse(source.replace("%", "#")).body]
+        tree = [node for source in cells(path, "code") for node in ast.parse(source).body]
         assert sum(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree) <= 2
 
     def test_it_is_committed_clean(self, path):
