@@ -31,13 +31,14 @@ def colour_labels(labels: Tensor) -> np.ndarray:
     return colours
 
 
-def overlay(frame: Tensor, labels: Tensor, strength: float = 0.55) -> np.ndarray:
+def overlay(frame: Tensor, labels: Tensor, strength: float = 0.55, outline: bool = True) -> np.ndarray:
     """A frame with its labels laid over it: class 0 keeps the picture, darkened; other classes are tinted and outlined.
 
     Args:
         frame: ``(3, H, W)`` uint8 or float.
         labels: ``(H, W)``.
         strength: share of the tint.
+        outline: draw a white line between classes; small regions are hidden by it.
 
     Returns:
         uint8 ``(H, W, 3)``.
@@ -47,6 +48,8 @@ def overlay(frame: Tensor, labels: Tensor, strength: float = 0.55) -> np.ndarray
     tint = colour_labels(labels).astype(np.float32)
     grey = picture.mean(-1, keepdims=True)
     result = np.where((mask == 0)[..., None], 0.45 * picture + 0.15 * grey, (1 - strength) * picture + strength * tint)
+    if not outline:
+        return result.clip(0, 255).astype(np.uint8)
     edge = np.zeros(mask.shape, bool)
     edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
     edge[1:] |= mask[1:] != mask[:-1]
