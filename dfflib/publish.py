@@ -112,8 +112,8 @@ def results_table(rows: pd.DataFrame, interval: int = INTERVAL) -> str:
         f"(intensity-threshold labels, l = {interval}; {devices}). *Frame* runs the heavy network on every frame; *copy* "
         f"reuses the key frame's features unmoved; *DFF* moves them along the flow and multiplies by the scale field S; "
         f"*S = 1* leaves the scale field out, in the same model. *Offset* counts frames from the key frame, *agreement* is "
-        f"the share of pixels labelled as by *Frame*, *gap* is the agreement of DFF minus that of copy. All offsets are measured "
-        f"on the same frames, those of notebook 07. The last row averages the offsets, as the paper does.",
+        f"the share of pixels labelled as by *Frame*, *gap* is the agreement of DFF minus that of copy. All offsets are "
+        f"measured on the same frames, those of notebook 07. The last row averages the offsets, as the paper does.",
     ]
     return "\n".join(lines)
 
