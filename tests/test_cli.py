@@ -34,6 +34,7 @@ def stand_in(monkeypatch):
 
         stub = ModuleType(f"dfflib.{module}")
         setattr(stub, name, function)
+        stub.default_out = lambda video: Path(f"{Path(video).stem}_dff.mp4")  # of dfflib.stream
         monkeypatch.setitem(sys.modules, f"dfflib.{module}", stub)
         return calls
 
@@ -102,7 +103,7 @@ def test_segment_passes_everything_on_and_sums_up(stand_in):
     assert result.exit_code == 0
     assert result.output == "120 frames (24 key frames) in 4.0 s, 30.0 frames a second: out.mp4\n"
     assert calls == [(("in.mp4",), dict(
-        out=None, interval=7, checkpoint="c.safetensors", flow="dis", short_side=200, progress=True,
+        out=Path("in_dff.mp4"), interval=7, checkpoint="c.safetensors", flow="dis", short_side=200, progress=True,
     ))]  # fmt: skip
 
 

@@ -242,6 +242,7 @@ def test_ctrl_c_stops_the_kernel_and_the_same_command_continues(tmp_path, kernel
     write_notebook(notebooks / "00_quick.ipynb", "00. Quick", "1 + 1")
     write_notebook(notebooks / "01_slow.ipynb", "01. Slow", SLEEPS)
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # CI may start us with it ignored
         "from dfflib import cli; import dfflib.reproduce as r; "
         "f = r.reproduce; "
         f"r.reproduce = lambda *a, **k: f(*a, notebooks={str(notebooks)!r}, **k); cli.main(prog_name='dfflib')"
