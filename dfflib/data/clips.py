@@ -6,8 +6,10 @@ int64 ``(H, W)`` and ``(T, H, W)`` with 255 = ignore. A tensor satisfies that co
 decodes a frame when it is asked for: a two-hour video costs no more memory than a short one.
 """
 
+import copy
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -58,6 +60,29 @@ class LazyStack:
         return index % self._length
 
 
+@dataclass
+class Boxes:
+    """The objects of one frame. Boxes are half open: ``x2`` and ``y2`` lie one pixel beyond the last column and row that
+    the object touches, so that width is ``x2 - x1`` and torchvision's box operations need no ``+ 1``.
+
+    Attributes:
+        boxes: ``(n, 4)`` float32, ``(x1, y1, x2, y2)`` in pixels.
+        labels: ``(n,)`` int64, class of each, as in ``Clip.class_names``.
+        tracks: ``(n,)`` int64, number of the object, the same in every frame of the clip.
+        occluded: ``(n,)`` bool, partly hidden by something else; None where the data set does not say.
+        generated: ``(n,)`` bool, box interpolated by the annotators' tool (ImageNet VID); None where it does not apply.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    tracks: Tensor
+    occluded: Tensor | None = None
+    generated: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
 class Clip:
     """Frames, their rate, and the ground truth that exists.
 
@@ -68,6 +93,8 @@ class Clip:
         masks: int64 class labels, ``(T, H, W)`` when stacked, or None; only the frames in ``labelled`` have one.
         labelled: indices of the frames that have a mask.
         class_names: name of each class, in label order.
+        instances: int64 number of the object that each pixel belongs to, 0 = none, 255 = ignore, for the frames in
+            ``labelled``; ``(T, H, W)`` when stacked, or None.
     """
 
     def __init__(
@@ -78,6 +105,8 @@ class Clip:
         masks=None,
         labelled: Sequence[int] | None = None,
         class_names: Sequence[str] = (),
+        instances=None,
+        boxes: Callable[[int], Boxes] | None = None,
     ):
         if len(frames) == 0:
             raise DffError(f"{name} has no frames: give a video or a folder with at least one image.")
@@ -85,7 +114,7 @@ class Clip:
             raise DffError(f"{name} has {fps} frames per second: give a number above 0.")
         self.name, self.frames, self.fps, self.masks = name, frames, float(fps), masks
         self.labelled = (range(len(frames)) if masks is not None else range(0)) if labelled is None else labelled
-        self.class_names = tuple(class_names)
+        self.class_names, self.instances, self._boxes = tuple(class_names), instances, boxes
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -100,6 +129,21 @@ class Clip:
         """Number of classes, 0 for an unlabelled clip."""
         return len(self.class_names)
 
+    @property
+    def has_boxes(self) -> bool:
+        """True if ``boxes`` can be asked for."""
+        return self._boxes is not None
+
+    def boxes(self, index: int) -> Boxes:
+        """The objects of one frame.
+
+        Raises:
+            DffError: the data set has no boxes.
+        """
+        if self._boxes is None:
+            raise DffError(f"{self.name} has no boxes: ask for them where clip.has_boxes is true.")
+        return self._boxes(range(len(self))[index])
+
     def window(self, start: int, stop: int, name: str = "") -> "Clip":
         """The frames ``start <= i < stop`` as a clip of their own, numbered from 0; nothing is copied."""
         if not 0 <= start < stop <= len(self):
@@ -107,19 +151,26 @@ class Clip:
                 f"{self.name} has {len(self)} frames, so it has no window from {start} to {stop}: "
                 f"choose 0 <= start < stop <= {len(self)}."
             )
-        masks = None if self.masks is None else LazyStack(lambda i: self.masks[start + i], stop - start)
+
+        def part(stack):
+            return None if stack is None else LazyStack(lambda i: stack[start + i], stop - start)
+
         return Clip(
             name or f"{self.name}[{start}:{stop}]",
-            LazyStack(lambda i: self.frames[start + i], stop - start),
+            part(self.frames),
             self.fps,
-            masks,
+            part(self.masks),
             [i - start for i in self.labelled if start <= i < stop],
             self.class_names,
+            part(self.instances),
+            (lambda i: self.boxes(start + i)) if self.has_boxes else None,
         )
 
     def in_memory(self) -> "Clip":
         """The same clip with its frames decoded once and kept (uint8). For short clips that are read many times."""
-        return Clip(self.name, self.frames[:], self.fps, self.masks, self.labelled, self.class_names)
+        kept = copy.copy(self)
+        kept.frames = self.frames[:]
+        return kept
 
 
 def split_in_time(

@@ -1,0 +1,77 @@
+"""What is in a data set: how often each class occurs, and how fast things move. For choosing data, and for honest captions."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dfflib.data.clips import IGNORE, Clip
+from dfflib.data.shape_scenes import UNITS
+from dfflib.data.shots import pair_frames
+from dfflib.flow import DISFlow
+
+QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.95)
+
+
+def class_frequencies(clips: Iterable[Clip], step: int = 1) -> pd.DataFrame:
+    """Share of the labelled pixels that each class takes.
+
+    Args:
+        clips: labelled clips with the same classes.
+        step: every how many labelled frames one is counted.
+
+    Returns:
+        Columns ``class``, ``pixels``, ``share`` and ``frames`` (share of the counted frames that show the class).
+    """
+    pixels, frames, counted, names = 0, 0, 0, ()
+    for clip in clips:
+        names = clip.class_names
+        for index in clip.labelled[::step]:
+            mask = clip.masks[index]
+            found = torch.bincount(mask[mask != IGNORE], minlength=len(names))
+            pixels, frames, counted = pixels + found, frames + (found > 0).long(), counted + 1
+    pixels, frames = np.asarray(pixels), np.asarray(frames)
+    return pd.DataFrame({"class": names, "pixels": pixels, "share": pixels / pixels.sum(), "frames": frames / counted})
+
+
+def dis_motion(clip: Clip, i: int, k: int) -> Tensor:
+    """DIS flow from frame i to frame k at full size, ``(2, H, W)`` in pixels."""
+    key, current = pair_frames(clip, k, i)
+    return DISFlow("medium")(current, key, clip.size)[0][0]
+
+
+def exact_motion(clip: Clip, i: int, k: int) -> Tensor:
+    """Exact flow of a Shapes clip, ``(2, H, W)`` in pixels."""
+    return clip.flow(i, k)
+
+
+def motion_quantiles(
+    clips: Iterable[Clip], offsets: Iterable[int], motion: Callable = dis_motion, pairs: int = 4
+) -> pd.DataFrame:
+    """Quantiles of the length of the flow from a frame to the one ``offset`` before it, over all pixels of all pairs.
+
+    Args:
+        clips: any clips, of any size; each counts alike.
+        offsets: distances between the two frames.
+        motion: ``motion(clip, i, k) -> flow``, `dis_motion` or `exact_motion`.
+        pairs: pairs per clip and offset, evenly spaced in time.
+
+    Returns:
+        Columns ``offset``, ``quantile``, ``value`` (in units: the shorter side of the picture is 128 long).
+    """
+    clips, rows = list(clips), []
+    for offset in offsets:
+        lengths = []
+        for clip in clips:
+            if len(clip) <= offset:
+                continue
+            for i in np.linspace(offset, len(clip) - 1, pairs).astype(int):
+                flow = motion(clip, int(i), int(i) - offset)
+                length = flow.norm(dim=0).flatten() * (UNITS / min(clip.size))
+                lengths.append(length[:: max(1, len(length) // 4096)].numpy())
+        if lengths:
+            values = np.quantile(np.concatenate([np.resize(one, 4096) for one in lengths]), QUANTILES)
+            rows += [{"offset": offset, "quantile": q, "value": v} for q, v in zip(QUANTILES, values)]
+    return pd.DataFrame(rows)
