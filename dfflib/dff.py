@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dfflib.errors import DffError
 from dfflib.flow import FlowNetS, FlowNetSR, FlowNetwork
+from dfflib.inception import FlowNetInception
 from dfflib.keyframe import FlowNetSegmenter, ResidualSegmenter, segmentation_head
 from dfflib.warp import warp
 
@@ -95,33 +96,42 @@ class DeepFeatureFlow(nn.Module):
 
 
 FEATURE_NETS = ("residual", "flownet_s")
-FLOW_NETS = {"flownet_s": FlowNetS, "flownet_sr": FlowNetSR}
+RESNETS = {"resnet50": 50, "resnet101": 101}  # the published feature networks, by depth
+FLOW_NETS = {"flownet_s": FlowNetS, "flownet_sr": FlowNetSR, "flownet_inception": FlowNetInception}
 
 
 def build(
     num_classes: int = 2, feature_net: str = "residual", channels: int = 64, width: float = 1.0,
     flow_net: str = "flownet_sr", flow_width: float = 0.375, flow_input_stride: int = 1, scale: bool = True,
+    stride_in_1x1: bool = False, frozen: bool = False,
 ) -> DeepFeatureFlow:  # fmt: skip
     """Assemble a model from plain values, as checkpoints store them.
 
     Args:
         num_classes: classes to tell apart.
-        feature_net: ``"residual"`` (compact, a 1x1 head as N_task) or ``"flownet_s"`` (the prototype: scores propagate).
+        feature_net: ``"residual"`` (compact, a 1x1 head as N_task) or ``"flownet_s"`` (the prototype: scores propagate);
+            ``"resnet50"`` or ``"resnet101"`` (as published: 1024 channels at stride 16, the same head).
         channels: feature channels of the residual network.
         width: channel factor of ``"flownet_s"`` as feature network.
-        flow_net: ``"flownet_sr"`` or ``"flownet_s"``.
+        flow_net: ``"flownet_sr"``, ``"flownet_s"`` (width 0.5 is the paper's FlowNet Half) or ``"flownet_inception"``.
         flow_width: channel factor of the flow network.
         flow_input_stride: 1 for frames at full size, 2 for half size.
         scale: with the scale field or without.
+        stride_in_1x1, frozen: of a ResNet, see ``dfflib.resnet.ResNetFeatures``.
     """
-    if feature_net not in FEATURE_NETS or flow_net not in FLOW_NETS:
+    if feature_net not in (*FEATURE_NETS, *RESNETS) or flow_net not in FLOW_NETS:
         raise DffError(
             f"there is no model with feature network {feature_net!r} and flow network {flow_net!r}: choose from "
-            f"{', '.join(FEATURE_NETS)} and {', '.join(FLOW_NETS)}."
+            f"{', '.join((*FEATURE_NETS, *RESNETS))} and {', '.join(FLOW_NETS)}."
         )
     if feature_net == "residual":
         features = ResidualSegmenter(channels)
         task = segmentation_head(channels, num_classes)
+    elif feature_net in RESNETS:
+        from dfflib.resnet import ResNetFeatures  # importing torchvision takes seconds that no other model needs
+
+        features = ResNetFeatures(RESNETS[feature_net], stride_in_1x1, frozen)
+        task = segmentation_head(features.channels, num_classes)
     else:
         features = FlowNetSegmenter(num_classes, width)
         task = nn.Identity()

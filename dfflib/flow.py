@@ -173,6 +173,8 @@ class FlowNetwork(nn.Module):
         flow = resample(levels[-1], size) * self.unit
         if self.scale_head is None:
             return flow, None
+        if size[0] <= decoder.shape[-2] and size[1] <= decoder.shape[-1]:
+            decoder = resample(decoder, size)  # a 1x1 without bias commutes with averaging, and costs less after it
         return flow, 1 + resample(self.scale_head(decoder), size)
 
 
@@ -262,19 +264,30 @@ def end_point_error(flow: Tensor, truth: Tensor, valid: Tensor | None = None) ->
     return (error * valid).sum() / valid.sum().clamp(min=1)
 
 
-def multiscale_loss(predictions: list[Tensor], truth: Tensor) -> Tensor:
+def multiscale_loss(predictions: list[Tensor], truth: Tensor, valid: Tensor | None = None) -> Tensor:
     """Flow pre-training loss: end-point error at every decoder level, in image pixels, the finest counting most.
 
     FlowNet weighs its levels so too; each coarser level counts half of the next finer one.
 
     Args:
         predictions: from ``FlowNetwork.predictions``, coarse to fine, each in pixels of its own grid.
-        truth: exact flow at image size, ``(N, 2, H, W)``.
+        truth: exact flow at image size, ``(N, 2, H, W)``; of any value, also NaN, where it is not valid.
+        valid: pixels whose flow is known, bool ``(N, 1, H, W)``; None counts all. A cell of a coarse level counts if
+            more than half of its pixels are valid, and its truth is their mean.
     """
     width = truth.shape[-1]
-    losses = [end_point_error(p, resize_flow(truth, p.shape[-2:])) * (width / p.shape[-1]) for p in predictions]
+    losses = [end_point_error(p, *_shrunk(truth, valid, p.shape[-2:])) * (width / p.shape[-1]) for p in predictions]
     weights = [0.5**level for level in range(len(losses))][::-1]
     return sum(w * loss for w, loss in zip(weights, losses)) / sum(weights)
+
+
+def _shrunk(truth: Tensor, valid: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    """The true flow on a coarse grid, from valid pixels alone; and which cells have enough of them, or None for all."""
+    if valid is None:
+        return resize_flow(truth, size), None
+    share = resample(valid.to(truth.dtype), size)
+    known = resize_flow(torch.where(valid, truth, 0), size)  # 0 where unknown, so the mean needs dividing by the share
+    return known / torch.where(share > 0, share, 1), share > 0.5
 
 
 def flow_to_rgb(flow: Tensor, max_motion: float | None = None) -> Tensor:

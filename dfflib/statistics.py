@@ -1,7 +1,9 @@
 """What is in a data set: how often each class occurs, and how fast things move. For choosing data, and for honest captions."""
 
+import time
 from collections.abc import Callable, Iterable
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from dfflib.data.clips import IGNORE, Clip
 from dfflib.data.shape_scenes import UNITS
+from dfflib.data.shapes import ShapesClip
 from dfflib.data.shots import pair_frames
 from dfflib.flow import DISFlow
 
@@ -75,3 +78,24 @@ def motion_quantiles(
             values = np.quantile(np.concatenate([np.resize(one, 4096) for one in lengths]), QUANTILES)
             rows += [{"offset": offset, "quantile": q, "value": v} for q, v in zip(QUANTILES, values)]
     return pd.DataFrame(rows)
+
+
+def render_rate(level: str, size: tuple[int, int], clips: int = 6, frames: int = 15, offset: int = 5) -> float:
+    """Fully labelled frames of the Shapes world a second, on one core: the median over clips.
+
+    A frame counts with everything known about it: picture, classes, objects, boxes, and flow and occlusion to the frame
+    ``offset`` before it. Drawing the scene (once a clip) counts too.
+    """
+    threads, rates = cv2.getNumThreads(), []
+    cv2.setNumThreads(1)
+    try:
+        for seed in range(clips):
+            began = time.perf_counter()
+            clip = ShapesClip(seed, level, size, frames + offset)
+            for i in range(offset, frames + offset):
+                clip.frames[i], clip.masks[i], clip.instances[i], clip.boxes(i)
+                clip.flow(i, i - offset), clip.occlusion(i, i - offset)
+            rates.append(frames / (time.perf_counter() - began))
+    finally:
+        cv2.setNumThreads(threads)
+    return sorted(rates)[len(rates) // 2]

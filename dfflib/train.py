@@ -288,7 +288,7 @@ class _Trainer:
             batch = self.batches["val"].batch(settings.batch, seed=10_000, step=n).to(self.fabric.device)
             if settings.stage == "flow_pretrain":
                 flow = self.model.flow_source.predictions(batch.current, batch.key)[0][-1]
-                errors.append(end_point_error(resize_flow(flow, batch.flow.shape[-2:]), batch.flow).item())
+                errors.append(end_point_error(resize_flow(flow, batch.flow.shape[-2:]), batch.flow, batch.valid).item())
             else:
                 matrix.update(stage_logits(self.model, settings.stage, batch).argmax(1), batch.labels)
         return sum(errors) / len(errors) if errors else matrix.miou()
@@ -367,7 +367,7 @@ def stage_logits(model: DeepFeatureFlow, stage: str, batch: Batch) -> Tensor:
 def stage_loss(model: DeepFeatureFlow, stage: str, batch: Batch) -> Tensor:
     """The loss of a stage, see the table at the top of this module."""
     if stage == "flow_pretrain":
-        return multiscale_loss(model.flow_levels(batch.key, batch.current), batch.flow)
+        return multiscale_loss(model.flow_levels(batch.key, batch.current), batch.flow, batch.valid)
     return F.cross_entropy(stage_logits(model, stage, batch), batch.labels, ignore_index=IGNORE)
 
 

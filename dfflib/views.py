@@ -48,6 +48,15 @@ def truth(clip: Clip, i: int, k: int, view: str, max_motion: float | None = None
     return enlarge(to_image(frame), scale)
 
 
+def labelled(clip: Clip) -> np.ndarray:
+    """A labelled frame from the middle of a clip, its masks or else its boxes drawn over it: uint8 ``(H, W, 3)``."""
+    chosen = clip.labelled if len(clip.labelled) else range(len(clip))
+    i = chosen[len(chosen) // 2]
+    if clip.masks is not None:
+        return overlay(clip.frames[i], clip.masks[i])
+    return draw_boxes(clip.frames[i], clip.boxes(i), clip.class_names, scale=1)
+
+
 def enlarge(picture: np.ndarray, scale: int) -> np.ndarray:
     """Every pixel as a square of ``scale`` by ``scale``."""
     return np.ascontiguousarray(picture.repeat(scale, 0).repeat(scale, 1))

@@ -437,3 +437,45 @@ def test_ablated_takes_out_what_it_is_told(keep_flow, keep_scale):
     got_flow, got_scale = Ablated(network, keep_flow, keep_scale)(*frames, (4, 6))
     assert torch.equal(got_flow, flow if keep_flow else torch.zeros_like(flow)) and flow.abs().min() > 0
     assert (got_scale is None) if not keep_scale else torch.equal(got_scale, scale)
+
+
+def test_masked_loss_ignores_what_is_not_valid():
+    truth, valid = numbers(2, 2, 16, 24), images(2, 1, 16, 24) > 0.3
+    levels = [numbers(2, 2, 16 // s, 24 // s, seed=s).requires_grad_() for s in (8, 4, 2)]
+    loss = multiscale_loss(levels, truth, valid)
+    for junk in (1e9, math.nan, math.inf):
+        assert torch.equal(multiscale_loss(levels, torch.where(valid, truth, junk), valid), loss)
+    loss.backward()
+    assert all(level.grad.isfinite().all() for level in levels)
+
+
+def test_masked_loss_with_all_valid_is_the_loss_and_with_none_is_zero():
+    truth, levels = numbers(2, 2, 15, 23), [numbers(2, 2, h, w) for h, w in ((2, 3), (4, 6), (8, 12))]
+    everything = torch.ones(2, 1, 15, 23, dtype=torch.bool)
+    torch.testing.assert_close(multiscale_loss(levels, truth, everything), multiscale_loss(levels, truth))
+    assert torch.equal(multiscale_loss(levels, truth, None), multiscale_loss(levels, truth))
+    assert multiscale_loss(levels, truth, ~everything) == 0
+
+
+def test_a_coarse_cell_counts_if_more_than_half_of_it_is_valid():
+    """Cells of 2x2 with 1, 2, 3 and 4 valid pixels; each valid one moves by (2, 0) pixels, so by 1 cell."""
+    truth, valid = torch.full((1, 2, 2, 8), math.nan), torch.zeros(1, 1, 2, 8, dtype=torch.bool)
+    for cell, count in enumerate((1, 2, 3, 4)):
+        for n in range(count):
+            valid[0, 0, n // 2, 2 * cell + n % 2] = True
+    truth = torch.where(valid, torch.tensor([2.0, 0.0]).view(1, 2, 1, 1), truth)
+    prediction = torch.zeros(1, 2, 1, 4)
+    prediction[:, 0] = 1.0
+    prediction[..., :2] = 100.0  # the cells with 1 and 2 do not count
+    assert multiscale_loss([prediction], truth, valid).item() == pytest.approx(0, abs=1e-5)
+    prediction[0, 1, 0, 3] = 3.0  # of the two that count, one is wrong by 3 cells, which are 6 pixels
+    assert multiscale_loss([prediction], truth, valid).item() == pytest.approx(3.0, rel=1e-5)
+
+
+def test_the_truth_of_a_coarse_cell_is_the_mean_of_its_valid_pixels():
+    truth, valid = torch.zeros(1, 2, 2, 2), torch.ones(1, 1, 2, 2, dtype=torch.bool)
+    truth[0, 1] = torch.tensor([[1.0, 2.0], [9.0, 1000.0]])
+    valid[0, 0, 1, 1] = False
+    prediction = torch.zeros(1, 2, 1, 1)
+    prediction[0, 1] = 4.0 / 2  # mean of 1, 2 and 9 pixels, in cells
+    assert multiscale_loss([prediction], truth, valid).item() == pytest.approx(0, abs=1e-5)

@@ -1,5 +1,6 @@
 """Statistics of data sets, on clips whose numbers are known."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from dfflib.data.clips import Clip
 from dfflib.data.shapes import ShapesClip
-from dfflib.statistics import QUANTILES, class_frequencies, dis_motion, exact_motion, motion_quantiles
+from dfflib.statistics import QUANTILES, class_frequencies, dis_motion, exact_motion, motion_quantiles, render_rate
 
 
 def test_class_frequencies_count_pixels_and_frames():
@@ -62,3 +63,9 @@ def test_quantiles_of_exact_flow_grow_and_do_not_depend_on_the_size():
 
 def test_clips_that_are_too_short_are_left_out():
     assert motion_quantiles([ShapesClip(0, "easy", (16, 16), 3)], (5,), exact_motion).empty
+
+
+def test_render_rate_is_a_rate_and_leaves_threads_as_they_were():
+    threads = cv2.getNumThreads()
+    assert render_rate("easy", (16, 16), clips=3, frames=2) > 0
+    assert cv2.getNumThreads() == threads

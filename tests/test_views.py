@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from dfflib.colours import overlay
+from dfflib.data.clips import Clip
 from dfflib.data.shapes import ShapesClip
-from dfflib.views import OCCLUDED, OUT_OF_VIEW, VIEWS, draw_boxes, tint, truth
+from dfflib.views import OCCLUDED, OUT_OF_VIEW, VIEWS, draw_boxes, labelled, tint, truth
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +49,11 @@ def test_tracks_show_whether_a_point_was_seen(clip):
     picture = truth(clip, 9, 4, "tracks", scale=4)
     assert (picture == 255).all(-1).any()  # white: seen in the other frame
     assert clip.track(9, torch.tensor([[4.0, 4.0]])).points.shape == (12, 1, 2)
+
+
+def test_a_labelled_frame_of_any_clip(clip):
+    assert np.array_equal(labelled(clip), overlay(clip.frames[6], clip.masks[6]))
+    sparse = Clip("sparse", clip.frames, masks=clip.masks, labelled=[2], class_names=clip.class_names)
+    assert np.array_equal(labelled(sparse), overlay(clip.frames[2], clip.masks[2]))
+    boxed = Clip("boxed", clip.frames, class_names=clip.class_names, boxes=clip.boxes)
+    assert np.array_equal(labelled(boxed), draw_boxes(clip.frames[6], clip.boxes(6), clip.class_names, 1))

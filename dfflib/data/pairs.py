@@ -25,6 +25,7 @@ class Batch:
         labels: of the current frame, ``(N, H, W)`` int64; None for moved frames.
         is_key: bool ``(N,)``: the current frame *is* the key frame; None for moved frames.
         flow: exact flow from current to key in pixels, ``(N, 2, H, W)``; None for real pairs.
+        valid: pixels whose flow is known, bool ``(N, 1, H, W)``; None where all are.
     """
 
     key: Tensor
@@ -32,6 +33,7 @@ class Batch:
     labels: Tensor | None = None
     is_key: Tensor | None = None
     flow: Tensor | None = None
+    valid: Tensor | None = None
 
     def to(self, device) -> "Batch":
         """The same batch on a device."""
