@@ -1,7 +1,7 @@
 """The ``dfflib`` command: thin, so that everything it does can be done from Python too.
 
-Exit codes: 0 done; 1 a notebook failed, or a bug (with its traceback); 2 something to mend in what was asked for (one
-sentence); 3 ``segment`` met the end of a damaged video; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 a notebook failed, a data set is incomplete, or a bug (with its traceback); 2 something to mend in
+what was asked for (one sentence); 3 ``segment`` met the end of a damaged video; 130 stopped by Ctrl-C.
 """
 
 import sys
@@ -143,6 +143,35 @@ def publish(profile: str, out_dir: str) -> None:
 
     for path in run(profile, out_dir):
         click.echo(path)
+
+
+@main.group()
+def data() -> None:
+    """Copies of published data sets on this machine."""
+
+
+@data.command()
+@click.argument("name")
+@click.argument("path", default="")
+def check(name: str, path: str) -> None:
+    """Is the copy of NAME in PATH complete? Counts what it holds, beside the official numbers.
+
+    Without PATH it is looked for in data/, or in the folder that DFFLIB_DATA names. Exit code 1: something is missing.
+    """
+    from dfflib.data.catalogue import check as count
+
+    counts = count(name, path)
+    width = max(len(line.what) for line in counts)
+    for line in counts:
+        state = "ok" if line.complete else "MISSING"
+        official = "?" if line.official is None else f"{line.official:,}"
+        if not line.needed and line.found < (line.official or 0):
+            state = "absent, not needed"
+        note = f"; {line.note}" if line.note and line.found != line.official else ""
+        click.echo(f"{line.what:{width}}  {line.found:>9,} of {official:>9}  {state}{note}")
+    missing = [line for line in counts if not line.complete]
+    click.echo(f"{name} is {'incomplete: begin with ' + missing[0].what if missing else 'complete'}.")
+    sys.exit(1 if missing else 0)
 
 
 def _compact(table) -> str:

@@ -62,12 +62,16 @@ def show(images, titles=(), columns: int | None = None, width: float = 11.0, cap
     images = [to_image(image) for image in images]
     columns = columns or len(images)
     rows = -(-len(images) // columns)
-    height, breadth = images[0].shape[:2]
+    ratios = [
+        max(image.shape[0] / image.shape[1] for image in images[row * columns : (row + 1) * columns])
+        for row in range(rows)
+    ]
     cell = width / columns
     title_room = 0.3 if titles else 0.05
     fig, axes = plt.subplots(
-        rows, columns, figsize=(width, rows * (cell * height / breadth + title_room)), squeeze=False
-    )
+        rows, columns, figsize=(width, cell * sum(ratios) + rows * title_room), squeeze=False,
+        height_ratios=[cell * ratio + title_room for ratio in ratios],
+    )  # fmt: skip
     for axis in axes.flat:
         axis.set_axis_off()
     for n, image in enumerate(images):

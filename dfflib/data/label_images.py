@@ -41,7 +41,7 @@ class LabelledFiles:
         """One frame ``(3, H, W)`` uint8."""
         image = np.asarray(_read(self._frames[index]).convert("RGB"))
         if index:
-            _check_size(self._frames[index], image.shape[:2], self._frames[0])
+            check_size(self._frames[index], image.shape[:2], self._frames[0])
         return to_tensor(resize(image, resized_shape(image.shape[:2], self._short_side)))
 
     def labels(self, index: int) -> Tensor:
@@ -50,7 +50,7 @@ class LabelledFiles:
         if file is None:
             raise DffError(f"{self._frames[index]} has no annotation: ask for the frames in clip.labelled only.")
         values, palette = read_labels(file)
-        _check_size(file, values.shape, self._frames[index])
+        check_size(file, values.shape, self._frames[index])
         labels = self._decode(values, file, palette)
         return torch.from_numpy(resize_labels(labels, resized_shape(labels.shape, self._short_side)).astype(np.int64))
 
@@ -94,7 +94,7 @@ def _read(file: Path, pixels: bool = True) -> Image.Image:
         raise DffError(f"{file} cannot be read as an image: replace it by the file of the original download.") from None
 
 
-def _check_size(file: Path, size: tuple[int, int], other: Path) -> None:
+def check_size(file: Path, size: tuple[int, int], other: Path) -> None:
     """An error unless ``size`` (height, width) of ``file`` is that of ``other``, of which only the header is read."""
     expected = _read(other, pixels=False).size[::-1]
     if size != expected:

@@ -215,7 +215,9 @@ class ShapesClip(Clip):
         i, k = self._index(i), self._index(k)
         if i == k:
             return torch.zeros(self._size, dtype=torch.bool)
-        return torch.from_numpy(self._covered(*self._landing(i, k), self._geometry(i).top, self._geometry(k).poses))
+        return torch.from_numpy(
+            self._covered(*self._landing(i, k), self._geometry(i).top, self.scene.poses(k, self._size))
+        )
 
     def track(self, frame: int, points: Tensor) -> Tracks:
         """Follow the surface points that ``points`` lie on in one frame through the whole clip.
@@ -259,7 +261,7 @@ class ShapesClip(Clip):
             return self._grid
         geometry = self._geometry(i)
         return self._recent(
-            ("landing", i, k), lambda: self._moved(geometry.top, geometry.material, self._geometry(k).poses)
+            ("landing", i, k), lambda: self._moved(geometry.top, geometry.material, self.scene.poses(k, self._size))
         )
 
     def _moved(self, top: np.ndarray, material: np.ndarray, poses: list[Pose]) -> np.ndarray:
