@@ -1,0 +1,71 @@
+"""Published numbers, each typed once, in ``data/published/PAPER.csv``; whatever compares with a paper reads them from here."""
+
+from functools import cache
+
+import pandas as pd
+
+from dfflib.errors import DffError
+from dfflib.paths import PUBLISHED
+
+DFF = "deep_feature_flow"
+PUBLISHED_COLUMNS = (
+    "paper", "table", "row", "dataset", "method", "feature_net", "flow_net", "interval", "metric", "value", "unit", "source",
+)  # fmt: skip
+
+
+@cache
+def _read_published(paper: str) -> pd.DataFrame:
+    path = PUBLISHED / f"{paper}.csv"
+    if not path.is_file():
+        papers = ", ".join(sorted(file.stem for file in PUBLISHED.glob("*.csv")))
+        raise DffError(f"there are no published numbers of {paper!r} ({path}): choose one of {papers}.")
+    text = {name: str for name in PUBLISHED_COLUMNS if name not in ("interval", "value")}
+    return pd.read_csv(path, dtype={**text, "interval": "Int64", "value": float}, keep_default_na=False, na_values=[""])
+
+
+def published(paper: str = DFF, **filters) -> pd.DataFrame:
+    """Published numbers of a paper, one row per number.
+
+    Args:
+        paper: a file of ``data/published``.
+        filters: column = value; an empty cell is ``""``.
+
+    Raises:
+        DffError: no such paper or column.
+    """
+    rows = _read_published(paper)
+    for name, value in filters.items():
+        if name not in rows:
+            raise DffError(f"published numbers have no column {name!r}: choose from {', '.join(PUBLISHED_COLUMNS)}.")
+        column = rows[name]
+        rows = rows[column.isna() if isinstance(value, str) and not value else (column == value).fillna(False)]
+    return rows.copy()
+
+
+def one(paper: str = DFF, **filters) -> float:
+    """The one published number that the filters name.
+
+    Raises:
+        DffError: none matches, or several do.
+    """
+    rows = published(paper, **filters)
+    if len(rows) != 1:
+        what = ", ".join(f"{name}={value!r}" for name, value in filters.items())
+        raise DffError(f"{len(rows)} published numbers of {paper} match {what}: name exactly one.")
+    return float(rows["value"].iloc[0])
+
+
+def published_by_offset(paper: str = DFF, **filters) -> pd.Series:
+    """Accuracy at each offset alone, from a published curve of averages A(l): (d + 1) A(d + 1) - d A(d), indexed by d.
+
+    Args:
+        paper, filters: as for `published`; they must leave one number for each l = 1 .. L.
+
+    Raises:
+        DffError: they leave something else.
+    """
+    rows = published(paper, **filters).sort_values("interval")
+    if not len(rows) or rows["interval"].tolist() != list(range(1, len(rows) + 1)):
+        raise DffError(f"{filters} is no published curve: name one accuracy for each interval from 1.")
+    total = rows["value"].to_numpy() * rows["interval"].to_numpy(dtype=float)
+    return pd.Series([total[0], *(total[1:] - total[:-1])], index=pd.RangeIndex(len(total), name="offset"))
