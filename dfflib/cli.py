@@ -11,7 +11,7 @@ import click
 from dfflib import __version__
 from dfflib.errors import DffError
 
-STAGES = ("keyframe", "flow_pretrain", "flow_detached", "joint")
+STAGES = ("keyframe", "flow_pretrain", "flow_detached", "joint", "fix_flow", "dis")
 
 # Commands import what they need when they run: torch takes seconds, and `--help` should not.
 
@@ -106,6 +106,8 @@ def segment(video: str, force: bool, **options) -> None:
 @click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
 @click.option("--steps", type=int, default=None, help="Instead of the profile's.")
 @click.option("--fresh", is_flag=True, help="Forget what an interrupted run left.")
+@click.option("--recipe", type=click.Choice(["threshold", "shapes"]), default="threshold", show_default=True,
+              help="World of data and model.")  # fmt: skip
 def train(stage: str, profile: str, **options) -> None:
     """Train STAGE, after the stages that it starts from; an interrupted run continues."""
     from dfflib.train import train_stage

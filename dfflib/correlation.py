@@ -38,7 +38,7 @@ class CorrelationFlowNet(nn.Module):
         self.compare, self.predict = nn.ModuleList(), nn.ModuleList()
         for level, channels in enumerate(reversed(sizes[1:])):  # strides 16, 8, 4
             seen = (2 * radius + 1) ** 2 + channels + (hidden + outputs if level else 0)
-            self.compare.append(nn.Sequential(conv(seen, 2 * hidden, 3), conv(2 * hidden, hidden, 3)))
+            self.compare.append(nn.Sequential(conv(seen, hidden, 1), conv(hidden, hidden, 3), conv(hidden, hidden, 3)))
             self.predict.append(nn.Conv2d(hidden, outputs, 3, 1, 1))
         self.stride, self.channels, self.radius = 4, hidden, radius
         self.sharpness = nn.Parameter(torch.full((len(self.predict),), 10.0))  # of the match, at each level

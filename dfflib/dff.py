@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dfflib.correlation import CorrelationFlowNet
 from dfflib.errors import DffError
 from dfflib.flow import FlowNetS, FlowNetSR, FlowNetwork
 from dfflib.inception import FlowNetInception
@@ -97,7 +98,9 @@ class DeepFeatureFlow(nn.Module):
 
 FEATURE_NETS = ("residual", "flownet_s")
 RESNETS = {"resnet50": 50, "resnet101": 101}  # the published feature networks, by depth
-FLOW_NETS = {"flownet_s": FlowNetS, "flownet_sr": FlowNetSR, "flownet_inception": FlowNetInception}
+FLOW_NETS = {
+    "flownet_s": FlowNetS, "flownet_sr": FlowNetSR, "flownet_inception": FlowNetInception, "correlation": CorrelationFlowNet,
+}  # fmt: skip
 
 
 def build(

@@ -20,7 +20,7 @@ from dfflib.data.clips import IGNORE, Clip
 from dfflib.data.shots import Shots
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
-from dfflib.flow import ZeroFlow
+from dfflib.flow import ExactFlow, ZeroFlow
 from dfflib.paths import write_atomically
 from dfflib.schedule import FixedInterval
 from dfflib.warp import warp
@@ -108,7 +108,7 @@ def by_offset(
         frame = scores.argmax(1).cpu()
         for name in names:
             labels = frame.expand(interval, -1, -1) if name == "Frame" else _propagated(
-                model, methods[name], features, window, clip.size, frame
+                model, _aimed(methods[name], clip, i, interval), features, window, clip.size, frame
             )  # fmt: skip
             for d in range(interval):
                 truth[name, d].update(labels[d : d + 1], label)
@@ -127,6 +127,11 @@ def evaluated_frames(clip: Clip, interval: int, step: int = 1) -> list[int]:
     """Labelled frames whose ``interval - 1`` predecessors lie in the same shot, every ``step``-th of them."""
     shots = Shots(clip)
     return [i for i in clip.labelled if i - (interval - 1) >= shots.start_of(i)][::step]
+
+
+def _aimed(source: nn.Module, clip: Clip, i: int, interval: int) -> nn.Module:
+    """A flow source that knows which frames it is asked about, if it has to."""
+    return source.at(clip, i, [i - d for d in range(1, interval)]) if isinstance(source, ExactFlow) else source
 
 
 def _propagated(model, source, features, window, size, frame) -> Tensor:

@@ -186,6 +186,25 @@ class ZeroFlow(nn.Module):
         return current.new_zeros(current.shape[0], 2, *size), None
 
 
+class ExactFlow(nn.Module):
+    """The true flow of a Shapes clip in the place of an estimate: the upper bound of every flow network.
+
+    It cannot be read from images, so `at` says which frames the next call is about. A feature cell takes the flow of the
+    pixel at its centre: a mean would mix the motions on both sides of an outline.
+    """
+
+    def at(self, clip, current: int, keys: list[int]) -> "ExactFlow":
+        """The next call is about these frames of ``clip``: one current frame, and a key frame for each row of the batch."""
+        self._flow = torch.stack([clip.flow(current, k) for k in keys])
+        return self
+
+    def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+        """Flow ``(N, 2, h, w)`` in feature cells."""
+        flow = self._flow.to(current)
+        cells = flow.new_tensor([size[1] / flow.shape[-1], size[0] / flow.shape[-2]]).view(1, 2, 1, 1)
+        return F.interpolate(flow, size=tuple(size), mode="nearest-exact") * cells, None
+
+
 class Ablated(nn.Module):
     """A flow source with its flow or its scale field taken out: which of the two does the work?
 

@@ -1,13 +1,6 @@
 """Training in stages: key frame, flow on exact motion, flow detached from the key-frame model, everything jointly.
 
-=================  ======================================  ==============================  ===========================
-stage              starts from                             learns                          loss
-=================  ======================================  ==============================  ===========================
-``keyframe``       nothing                                 N_feat, N_task                  cross-entropy on I_k
-``flow_pretrain``  nothing                                 F                               end-point error, exact flow
-``flow_detached``  ``keyframe`` and ``flow_pretrain``      F, S (N frozen, detached)       cross-entropy on I_i
-``joint``          ``keyframe`` and ``flow_detached``      N_feat, N_task, F, S            cross-entropy on I_i
-=================  ======================================  ==============================  ===========================
+What the stages learn, and from what, is in `dfflib.stages`; data and model in `dfflib.recipes`.
 
 A run can be stopped at any time: it continues with the next step where it stopped, and ends with the same weights as a run that
 was never stopped. What it wrote before is replaced only by a complete new file.
@@ -16,47 +9,45 @@ was never stopped. What it wrote before is replaced only by a complete new file.
 import hashlib
 import json
 import math
+import os
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from lightning.fabric import Fabric, seed_everything
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from dfflib import checkpoints, profiles
-from dfflib.data.clips import IGNORE
-from dfflib.data.pairs import Batch, FramePairs, MovedFrames
-from dfflib.data.sets import threshold_set
-from dfflib.dff import DeepFeatureFlow, build
+from dfflib import checkpoints, profiles, recipes
+from dfflib.data.pairs import Batch
+from dfflib.dff import build
 from dfflib.errors import DffError
 from dfflib.evaluate import ConfusionMatrix
-from dfflib.flow import end_point_error, multiscale_loss
+from dfflib.flow import end_point_error
 from dfflib.paths import CHECKPOINTS, run_dir, write_atomically
+from dfflib.stages import (
+    PARTS,
+    PEAK_LR,
+    STAGES,
+    for_stage,
+    learning_parameters,
+    set_training_mode,
+    stage_logits,
+    stage_loss,
+)
 from dfflib.warp import resize_flow
 
-STAGES = ("keyframe", "flow_pretrain", "flow_detached", "joint")
-BEFORE = {
-    "keyframe": (),
-    "flow_pretrain": (),
-    "flow_detached": ("keyframe", "flow_pretrain"),
-    "joint": ("keyframe", "flow_detached"),
-}
-PARTS = {
-    "keyframe": ("feature_net.", "task_net."),
-    "flow_pretrain": ("flow_source.",),
-    "flow_detached": ("flow_source.",),
-}
-PEAK_LR = {"keyframe": 2e-3, "flow_pretrain": 8e-4, "flow_detached": 2e-4, "joint": 2e-4}
 SAVE_EVERY, VALIDATE_EVERY, LOG_EVERY = 100, 100, 10  # steps
 VALIDATION_BATCHES = 4
-MODEL = dict(num_classes=2)  # the workbook's small model: the defaults of dff.build
+WORTH_WORKERS = 50  # steps; a shorter run ends before a process has started
 
 
 @dataclass(frozen=True)
@@ -71,10 +62,14 @@ class Settings:
     short_side: int
     max_interval: int
     start: tuple[str, ...]  # digests of the checkpoints it starts from
+    recipe: str
 
     def digest(self) -> str:
         """Ten hexadecimal digits."""
-        text = json.dumps([asdict(self), PEAK_LR[self.stage], MODEL], sort_keys=True)
+        values = asdict(self)
+        recipe = recipes.get(values.pop("recipe"))
+        extra = [] if recipe.name == "threshold" else [recipe.name, recipe.about]  # older checkpoints know no recipes
+        text = json.dumps([values, PEAK_LR[self.stage], recipe.model, *extra], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -92,23 +87,25 @@ def seed_of(stage: str, seed: int) -> int:
     return 0 if stage == "flow_pretrain" else seed
 
 
-def checkpoint_name(stage: str, seed: int) -> str:
+def checkpoint_name(stage: str, seed: int, recipe: str = "threshold") -> str:
     """File name of a stage's result."""
-    return f"{stage}_s{seed_of(stage, seed)}.safetensors"
+    return f"{recipes.get(recipe).prefix}{stage}_s{seed_of(stage, seed)}.safetensors"
 
 
-def ensure(stage: str, profile: str = "smoke", seed: int = 0, out_dir: str = "", progress: bool = True) -> Path:
+def ensure(
+    stage: str, profile: str = "smoke", seed: int = 0, out_dir: str = "", progress: bool = True, recipe: str = "threshold"
+) -> Path:  # fmt: skip
     """Checkpoint of a stage: the shipped one where the profile starts from those, else this run's, trained if need be."""
     chosen = profiles.get(profile)
-    shipped = CHECKPOINTS / checkpoint_name(stage, seed)
+    shipped = CHECKPOINTS / checkpoint_name(stage, seed, recipe)
     if chosen.shipped and shipped.is_file():
         return shipped
-    return train_stage(stage, profile, seed, out_dir, progress=progress).checkpoint
+    return train_stage(stage, profile, seed, out_dir, progress=progress, recipe=recipe).checkpoint
 
 
 def train_stage(
     stage: str, profile: str = "smoke", seed: int = 0, out_dir: str = "", steps: int | None = None,
-    fresh: bool = False, progress: bool = True,
+    fresh: bool = False, progress: bool = True, recipe: str = "threshold",
 ) -> Trained:  # fmt: skip
     """Train one stage, after the stages that it starts from; continue where an interrupted run of the same settings stopped.
 
@@ -120,37 +117,39 @@ def train_stage(
         steps: instead of the profile's.
         fresh: forget what an earlier run of the same settings left.
         progress: show a bar.
+        recipe: data and model, see ``dfflib.recipes``.
 
     Returns:
         The checkpoint ``<run>/checkpoints/<stage>_s<seed>.safetensors`` and the log beside it (``.csv``).
 
     Raises:
-        DffError: unknown stage or profile, bad number of steps, or the loss is no longer a number.
+        DffError: unknown stage, profile or recipe, bad number of steps, or the loss is no longer a number.
     """
     if stage not in STAGES:
         raise DffError(f"there is no training stage {stage!r}: choose one of {', '.join(STAGES)}.")
-    chosen, folder = profiles.get(profile), run_dir(profile, out_dir)
-    steps = chosen.steps[stage] if steps is None else steps
+    chosen, cook = profiles.get(profile), recipes.get(recipe)
+    folder = run_dir(profile, out_dir)
+    steps = chosen.steps_of(recipe, stage) if steps is None else steps
     if steps < 1:
         raise DffError(f"{steps} training steps were asked for: choose 1 or more.")
     seed = seed_of(stage, seed)
-    start = [ensure(name, profile, seed, out_dir, progress) for name in BEFORE[stage]]
+    start = [ensure(name, profile, seed, out_dir, progress, recipe) for name in cook.starts(stage)]
     settings = Settings(
         stage, seed, steps, chosen.batch, chosen.crop, chosen.short_side, chosen.max_interval,
-        tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in start),
+        tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in start), recipe,
     )  # fmt: skip
-    return _Trainer(settings, folder, start, fresh).run(progress)
+    return _Trainer(settings, chosen, folder, start, fresh).run(progress)
 
 
 class _Trainer:
     """One run of one stage."""
 
-    def __init__(self, settings: Settings, folder: Path, start: list[Path], fresh: bool):
-        self.settings, self.start = settings, start
-        name = checkpoint_name(settings.stage, settings.seed)
-        self.result = folder / "checkpoints" / name
+    def __init__(self, settings: Settings, profile: profiles.Profile, folder: Path, start: list[Path], fresh: bool):
+        self.settings, self.profile, self.start = settings, profile, start
+        self.recipe = recipes.get(settings.recipe)
+        self.result = folder / "checkpoints" / checkpoint_name(settings.stage, settings.seed, settings.recipe)
         self.log_file = self.result.with_suffix(".csv")
-        self.state_file = folder / "train" / f"{settings.stage}_s{settings.seed}_{settings.digest()}.ckpt"
+        self.state_file = folder / "train" / f"{self.result.stem}_{settings.digest()}.ckpt"
         if fresh:
             self.state_file.unlink(missing_ok=True)
             self.result.unlink(missing_ok=True)
@@ -187,23 +186,16 @@ class _Trainer:
         settings = self.settings
         self.fabric = Fabric(accelerator="auto", devices=1)
         self.fabric.launch()
-        model = build(**MODEL).to(memory_format=torch.channels_last)
+        model = build(**self.recipe.model).to(memory_format=torch.channels_last)
         for path in self.start:
             checkpoints.load_into(model, path)
-        self.model = model
+        self.model = model = for_stage(model, settings.stage)
         self.learning = learning_parameters(model, settings.stage)
         optimizer = torch.optim.AdamW(self.learning, lr=PEAK_LR[settings.stage], weight_decay=1e-4)
         self.wrapped, self.optimizer = self.fabric.setup(model, optimizer)
         for method in ("per_frame", "flow_levels"):
             self.wrapped.mark_forward_method(method)
-        parts = {name: threshold_set(name, settings.short_side) for name in ("train", "val")}
-        if settings.stage == "flow_pretrain":
-            self.batches = {name: MovedFrames(clips, _fit(settings.crop, clips)) for name, clips in parts.items()}
-        else:
-            self.batches = {
-                name: FramePairs(clips, _fit(settings.crop, clips), settings.max_interval, flip=name == "train")
-                for name, clips in parts.items()
-            }
+        self.batches = {part: self.recipe.batches(settings.stage, part, self.profile) for part in ("train", "val")}
         self.step, self.rows, self.between_steps = 0, [], True
         if self.state_file.is_file():
             self._resume()
@@ -226,6 +218,7 @@ class _Trainer:
             total=settings.steps, initial=self.step, desc=f"{settings.stage} s{settings.seed}", disable=not progress,
             leave=False, mininterval=1.0,
         )  # fmt: skip
+        self.coming = iter(upcoming(self.batches["train"], settings, self.step, self.recipe.workers))
         try:
             while self.step < settings.steps:
                 with _whole_step():
@@ -257,7 +250,7 @@ class _Trainer:
         lr = learning_rate(self.step, settings.steps, PEAK_LR[settings.stage])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        batch = self.batches["train"].batch(settings.batch, settings.seed, self.step).to(self.fabric.device)
+        batch = next(self.coming).to(self.fabric.device)
         loss = stage_loss(self.wrapped, settings.stage, batch)
         self._require_finite("loss", loss, lr)
         self.optimizer.zero_grad(set_to_none=True)
@@ -283,7 +276,7 @@ class _Trainer:
         """Mean end-point error (flow_pretrain) or mIoU over fixed batches of the validation part."""
         settings = self.settings
         self.model.eval()
-        errors, matrix = [], ConfusionMatrix(MODEL["num_classes"])
+        errors, matrix = [], ConfusionMatrix(self.recipe.model["num_classes"])
         for n in range(VALIDATION_BATCHES):
             batch = self.batches["val"].batch(settings.batch, seed=10_000, step=n).to(self.fabric.device)
             if settings.stage == "flow_pretrain":
@@ -306,9 +299,9 @@ class _Trainer:
         settings = self.settings
         write_atomically(self.log_file, pd.DataFrame(self.rows).to_csv(index=False, float_format="%.6g"))
         checkpoints.save_checkpoint(
-            self.result, self.model, MODEL, settings=settings.digest(), stage=settings.stage, seed=settings.seed,
+            self.result, self.model, self.recipe.model, settings=settings.digest(), stage=settings.stage, seed=settings.seed,
             steps=settings.steps, batch=settings.batch, crop=settings.crop, short_side=settings.short_side,
-            data="intensity threshold on the train parts of carphone, bikes and bigbuckbunny",
+            data=self.recipe.about,
             device=profiles.describe_device(), torch=torch.__version__, seconds=round(seconds, 1),
             metric=self.rows[-1]["metric"], parts=PARTS.get(settings.stage, ("",)),
         )  # fmt: skip
@@ -338,39 +331,6 @@ def _whole_step():
         raise KeyboardInterrupt
 
 
-def learning_parameters(model: DeepFeatureFlow, stage: str) -> list[Tensor]:
-    """The parameters that a stage trains; all others are frozen."""
-    parts = {
-        "keyframe": (model.feature_net, model.task_net),
-        "flow_pretrain": (model.flow_source.net,),
-        "flow_detached": (model.flow_source,),
-        "joint": (model,),
-    }[stage]
-    model.requires_grad_(False)
-    for part in parts:
-        part.requires_grad_(True)
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def set_training_mode(model: DeepFeatureFlow, stage: str) -> None:
-    """Batch norm gathers statistics in the key-frame stage only; afterwards it uses those stored, as the authors do."""
-    model.eval()
-    if stage == "keyframe":
-        model.feature_net.train()
-
-
-def stage_logits(model: DeepFeatureFlow, stage: str, batch: Batch) -> Tensor:
-    """Class scores that a stage is judged by: of the current frame, by itself (keyframe) or by way of the key frame."""
-    return model.per_frame(batch.current) if stage == "keyframe" else model(batch.key, batch.current, batch.is_key)
-
-
-def stage_loss(model: DeepFeatureFlow, stage: str, batch: Batch) -> Tensor:
-    """The loss of a stage, see the table at the top of this module."""
-    if stage == "flow_pretrain":
-        return multiscale_loss(model.flow_levels(batch.key, batch.current), batch.flow, batch.valid)
-    return F.cross_entropy(stage_logits(model, stage, batch), batch.labels, ignore_index=IGNORE)
-
-
 def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.05) -> float:
     """Linear warm-up over the first twentieth of the steps, then a cosine to zero; a function of the step alone."""
     warm = max(1, round(steps * warm_up))
@@ -379,6 +339,28 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.05) -> 
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def _fit(crop: tuple[int, int], clips) -> tuple[int, int]:
-    """The crop, no larger than the smallest clip."""
-    return tuple(min(crop[axis], *(clip.size[axis] for clip in clips)) for axis in (0, 1))
+class _Steps(Dataset):
+    """Batches by step, as a data set that worker processes can read ahead from."""
+
+    def __init__(self, source, size: int, seed: int):
+        self.source, self.size, self.seed = source, size, seed
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.source.batch(self.size, self.seed, step)
+
+
+def upcoming(source, settings: Settings, first: int, workers: bool) -> Iterable[Batch]:
+    """The batches of the steps from ``first`` on, in order; made ahead by other processes where that pays.
+
+    A batch depends on seed and step alone, so that neither the number of processes nor a stop in between changes it.
+    """
+    count = min(8, max(1, (os.cpu_count() or 1) - 1)) if workers and settings.steps - first >= WORTH_WORKERS else 0
+    steps = _Steps(source, settings.batch, settings.seed)
+    return DataLoader(
+        steps, batch_size=None, sampler=range(first, settings.steps), num_workers=count, worker_init_fn=_one_thread,
+        persistent_workers=False,
+    )  # fmt: skip
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(0)

@@ -26,7 +26,8 @@ def test_an_unknown_profile_is_refused_and_the_known_are_named(name):
 
 def test_every_profile_has_every_stage_and_fits_its_frames():
     for profile in profiles.PROFILES.values():
-        assert set(profile.steps) == set(train.STAGES) and min(profile.steps.values()) > 0
+        assert set(profile.steps) == set(train.STAGES[:4]) and set(profile.shapes_steps) == set(train.STAGES)
+        assert min(*profile.steps.values(), *profile.shapes_steps.values()) > 0
         assert profile.crop[0] <= profile.short_side and all(side % 16 == 0 for side in profile.crop)
         assert profile.max_interval >= 5 and profile.batch > 0 and profile.eval_step > 0
         assert len(set(profile.seeds)) == len(profile.seeds) >= 3, "spreads are over three seeds"
@@ -34,10 +35,18 @@ def test_every_profile_has_every_stage_and_fits_its_frames():
 
 def test_profiles_grow():
     smoke, laptop, gpu, paper = profiles.PROFILES.values()
-    for stage in train.STAGES:
+    for stage in train.STAGES[:4]:
         assert smoke.steps[stage] < laptop.steps[stage] < gpu.steps[stage] < paper.steps[stage]
+    for stage in train.STAGES:
+        steps = [profile.steps_of("shapes", stage) for profile in (smoke, laptop, gpu, paper)]
+        assert steps == sorted(steps) and steps[0] < steps[1] < steps[2]
     assert paper.steps["joint"] == 20_000, "the paper's Cityscapes schedule"
     assert smoke.shipped and not laptop.shipped, "laptop makes everything from nothing"
+
+
+def test_a_stage_that_a_profile_does_not_train_is_one_sentence():
+    with pytest.raises(DffError, match="profile smoke does not train stage 'dis' of recipe 'threshold': choose one of"):
+        profiles.get("smoke").steps_of("threshold", "dis")
 
 
 def test_a_profile_cannot_be_changed():

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
-from dfflib import checkpoints, profiles, train
+from dfflib import checkpoints, profiles, recipes, train
 from dfflib.data.clips import Clip
 from dfflib.data.threshold import threshold_clip
 from dfflib.dff import build
@@ -40,12 +41,16 @@ def tiny(monkeypatch):
     """A profile of a few steps on made-up clips with a narrow net, and states saved often."""
     monkeypatch.setitem(profiles.PROFILES, "tiny", tiny_profile())
     parts = {"train": (moving_clip(),), "val": (moving_clip(seed=1),), "test": (moving_clip(seed=2),)}
-    monkeypatch.setattr(train, "threshold_set", lambda part, short_side: parts[part])
-    monkeypatch.setattr(train, "MODEL", SMALL)
+    monkeypatch.setattr(recipes, "threshold_set", lambda part, short_side: parts[part])
+    use_model(monkeypatch, SMALL)
     monkeypatch.setattr(train, "LOG_EVERY", 2)
     monkeypatch.setattr(train, "SAVE_EVERY", 5)
     monkeypatch.setattr(train, "VALIDATE_EVERY", 4)
     monkeypatch.setattr(train, "VALIDATION_BATCHES", 1)
+
+
+def use_model(monkeypatch, model: dict) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "threshold", replace(recipes.RECIPES["threshold"], model=model))
 
 
 def go(stage, folder, **options):
@@ -90,14 +95,14 @@ def test_seeds_differ_but_share_the_pretraining(tmp_path):
     a, b = weights(go("keyframe", tmp_path, steps=1)), weights(go("keyframe", tmp_path, steps=1, seed=1))
     assert any(not torch.equal(a[n], b[n]) for n in a)
     assert go("flow_pretrain", tmp_path, seed=3, steps=1).checkpoint.name == "flow_pretrain_s0.safetensors"
-    assert [train.seed_of(stage, 2) for stage in train.STAGES] == [2, 0, 2, 2]
+    assert [train.seed_of(stage, 2) for stage in train.STAGES] == [2, 0, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("stage, after", [("keyframe", 3), ("keyframe", 7), ("flow_pretrain", 7), ("joint", 6)])
 def test_broken_off_and_continued_is_as_never_broken_off(tmp_path, monkeypatch, stage, after):
-    for name in train.BEFORE[stage]:
+    for name in recipes.get("threshold").starts(stage):
         go(name, tmp_path / "a")
-    if train.BEFORE[stage]:  # start from the very same files
+    if recipes.get("threshold").starts(stage):  # start from the very same files
         shutil.copytree(tmp_path / "a" / "checkpoints", tmp_path / "b" / "checkpoints")
     whole = go(stage, tmp_path / "a")
     undo = break_off(monkeypatch, after)
@@ -336,7 +341,7 @@ def test_ensure_prefers_the_shipped_checkpoint_where_the_profile_says_so(tmp_pat
 
 def test_loss_goes_down(tmp_path, monkeypatch):
     monkeypatch.setitem(profiles.PROFILES, "tiny", tiny_profile(steps=30, batch=4))
-    monkeypatch.setattr(train, "MODEL", dict(num_classes=2, flow_width=0.03))  # the workbook's key-frame network
+    use_model(monkeypatch, dict(num_classes=2, flow_width=0.03))  # the workbook's key-frame network
     log = go("keyframe", tmp_path).log
     assert log["loss"].iloc[-3:].mean() < 0.8 * log["loss"].iloc[:3].mean()
     assert log["metric"].iloc[-1] > 0.5
@@ -345,13 +350,15 @@ def test_loss_goes_down(tmp_path, monkeypatch):
 DRIVER = """
 import sys
 sys.path[:0] = [{tests!r}, {root!r}]
+from dataclasses import replace
 import torch, test_train as t
-from dfflib import profiles, train
+from dfflib import profiles, recipes, train
 from dfflib.cli import main
 profiles.PROFILES["tiny"] = t.tiny_profile(steps=200)
 clip = t.moving_clip()
-train.threshold_set = lambda part, short_side: (clip,)
-train.MODEL, train.SAVE_EVERY, train.VALIDATE_EVERY = t.SMALL, 1000, 1000
+recipes.threshold_set = lambda part, short_side: (clip,)
+recipes.RECIPES["threshold"] = replace(recipes.RECIPES["threshold"], model=t.SMALL)
+train.SAVE_EVERY, train.VALIDATE_EVERY = 1000, 1000
 shown = train._Trainer._one_step
 def one_step(self):
     if self.step == 3:

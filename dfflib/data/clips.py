@@ -93,6 +93,7 @@ class Clip:
         masks: int64 class labels, ``(T, H, W)`` when stacked, or None; only the frames in ``labelled`` have one.
         labelled: indices of the frames that have a mask.
         class_names: name of each class, in label order.
+        continuous: known to be one shot, without cuts.
         instances: int64 number of the object that each pixel belongs to, 0 = none, 255 = ignore, for the frames in
             ``labelled``; ``(T, H, W)`` when stacked, or None.
     """
@@ -115,6 +116,7 @@ class Clip:
         self.name, self.frames, self.fps, self.masks = name, frames, float(fps), masks
         self.labelled = (range(len(frames)) if masks is not None else range(0)) if labelled is None else labelled
         self.class_names, self.instances, self._boxes = tuple(class_names), instances, boxes
+        self.continuous = False
 
     def __len__(self) -> int:
         return len(self.frames)

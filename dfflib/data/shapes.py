@@ -100,6 +100,7 @@ class ShapesClip(Clip):
             instances=LazyStack(self._top, num_frames),
             boxes=self._frame_boxes,
         )
+        self.continuous = True
 
     def __reduce__(self):
         return ShapesClip, self._arguments  # so that workers of a DataLoader can be handed one

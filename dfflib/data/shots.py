@@ -16,13 +16,13 @@ class Shots:
     """First frames of the shots of a clip, found by comparing neighbouring thumbnails.
 
     Args:
-        clip: any clip; every frame is read once.
+        clip: any clip; every frame is read once, unless it is known to be continuous.
         cut: threshold on the mean absolute difference of 24x32 thumbnails.
     """
 
     def __init__(self, clip: Clip, cut: float = CUT):
         self.starts, previous = [0], None
-        for index in range(len(clip)):
+        for index in range(0 if clip.continuous else len(clip)):
             thumbnail = F.adaptive_avg_pool2d(clip.frames[index].float() / 255, (24, 32))
             if previous is not None and (thumbnail - previous).abs().mean() > cut:
                 self.starts.append(index)

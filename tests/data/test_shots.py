@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dfflib.data.clips import Clip
+from dfflib.data.clips import Clip, LazyStack
+from dfflib.data.shapes import ShapesClip
 from dfflib.data.shots import Shots, pair_frames
 from dfflib.data.video import sample_clip
 
@@ -71,3 +72,9 @@ def test_pair_frames():
     assert key.shape == current.shape == (1, 3, 60, 80) and key.dtype == torch.float32
     assert torch.equal((key[0] * 255).round().to(torch.uint8), clip.frames[1])
     assert torch.equal((current[0] * 255).round().to(torch.uint8), clip.frames[4])
+
+
+def test_a_continuous_clip_is_one_shot_and_is_not_read():
+    clip = ShapesClip(0, "hard", (16, 16), 500)
+    clip.frames = LazyStack(lambda i: pytest.fail(f"frame {i} was read"), 500)
+    assert Shots(clip).starts == [0]

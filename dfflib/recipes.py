@@ -1,0 +1,93 @@
+"""What a model is made of, and which data it learns from: one recipe for each world of data.
+
+=============  ===========================================  ==============================================================
+recipe         labels                                       flow pre-training
+=============  ===========================================  ==============================================================
+``threshold``  intensity threshold on the sample clips      real frames moved by a known flow
+``shapes``     seven classes of shapes, medium level        exact flow of the same world
+=============  ===========================================  ==============================================================
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dfflib.data.outlines import CLASS_NAMES
+from dfflib.data.pairs import FramePairs, MovedFrames
+from dfflib.data.sets import threshold_set
+from dfflib.data.shape_pairs import ShapesPairs
+from dfflib.errors import DffError
+from dfflib.profiles import Profile
+
+SHAPES_SIZE = (128, 128)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one world of data is learnt.
+
+    Attributes:
+        name: of the recipe.
+        about: the data, in a few words, for the header of checkpoints.
+        model: arguments of ``dff.build``.
+        joint_starts: stages that ``joint`` starts from.
+        batches: ``batches(stage, part, profile)`` gives an object with ``batch(size, seed, step) -> Batch``.
+        workers: rendering is slow enough to be worth processes of its own.
+    """
+
+    name: str
+    about: str
+    model: dict
+    joint_starts: tuple[str, ...]
+    batches: Callable[[str, str, Profile], object]
+    workers: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """Of checkpoint names: none for the first recipe."""
+        return "" if self.name == "threshold" else f"{self.name}_"
+
+    def starts(self, stage: str) -> tuple[str, ...]:
+        """Stages whose checkpoints a stage starts from."""
+        return {
+            "keyframe": (),
+            "flow_pretrain": (),
+            "dis": ("keyframe",),
+            "joint": self.joint_starts,
+        }.get(stage, ("keyframe", "flow_pretrain"))
+
+
+def _threshold_batches(stage: str, part: str, profile: Profile):
+    clips = threshold_set(part, profile.short_side)
+    crop = tuple(min(profile.crop[axis], *(clip.size[axis] for clip in clips)) for axis in (0, 1))
+    if stage == "flow_pretrain":
+        return MovedFrames(clips, crop)
+    return FramePairs(clips, crop, profile.max_interval, flip=part == "train")
+
+
+def _shapes_batches(stage: str, part: str, profile: Profile):
+    interval = 0 if stage == "keyframe" else None  # the key-frame stage looks at the current frame only
+    return ShapesPairs(part, "medium", SHAPES_SIZE, profile.max_interval, interval=interval)
+
+
+RECIPES = {
+    "threshold": Recipe(
+        "threshold", "intensity threshold on the train parts of carphone, bikes and bigbuckbunny",
+        dict(num_classes=2), ("keyframe", "flow_detached"), _threshold_batches,
+    ),
+    "shapes": Recipe(
+        "shapes", "Shapes world, medium level, 128x128, seeds of the train part",
+        dict(num_classes=len(CLASS_NAMES), channels=96, flow_net="correlation", flow_width=0.75), ("keyframe", "flow_pretrain"),
+        _shapes_batches, workers=True,
+    ),
+}  # fmt: skip
+
+
+def get(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        DffError: there is none.
+    """
+    if name not in RECIPES:
+        raise DffError(f"there is no recipe {name!r}: choose one of {', '.join(RECIPES)}.")
+    return RECIPES[name]

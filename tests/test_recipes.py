@@ -1,0 +1,82 @@
+"""Recipes: every stage of every recipe trains, starts from what it says, and learns what it says."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dfflib import checkpoints, profiles, recipes, train
+from dfflib.dff import build
+from dfflib.errors import DffError
+from dfflib.profiles import Profile
+from dfflib.stages import PARTS, STAGES, for_stage
+
+SMALL = dict(num_classes=8, channels=8, flow_net="correlation", flow_width=0.25)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    steps = dict.fromkeys(STAGES, 2)
+    profile = Profile("tiny", "for tests", batch=2, max_interval=4, seeds=(0,), shapes_steps=steps)
+    monkeypatch.setitem(profiles.PROFILES, "tiny", profile)
+    monkeypatch.setattr(recipes, "SHAPES_SIZE", (32, 48))
+    monkeypatch.setitem(recipes.RECIPES, "shapes", replace(recipes.RECIPES["shapes"], model=SMALL))
+    monkeypatch.setattr(train, "VALIDATION_BATCHES", 1)
+
+
+def go(stage, folder, **options):
+    return train.train_stage(stage, "tiny", out_dir=str(folder), progress=False, recipe="shapes", **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return tmp_path_factory.mktemp("shapes")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_trains_on_shapes_and_learns_its_parts(trained, stage):
+    done = go(stage, trained)
+    assert done.checkpoint.name == f"shapes_{stage}_s0.safetensors" and done.checkpoint.is_file()
+    header = checkpoints.describe(done.checkpoint)[1]
+    assert "Shapes world, medium level" in header["data"]
+    now = checkpoints.load_weights(done.checkpoint)
+    assert now and all(name.startswith(PARTS.get(stage, ("",))) for name in now)
+    before = {}
+    for start in recipes.get("shapes").starts(stage):
+        before |= checkpoints.load_weights(train.ensure(start, "tiny", 0, str(trained), recipe="shapes"))
+    changed = {name for name in now if name in before and not torch.equal(now[name], before[name])}
+    frozen = {"flow_detached": ("feature_net.", "task_net."), "fix_flow": ("flow_source.",)}.get(stage, ("none",))
+    assert not any(name.startswith(frozen) for name in changed)
+    if stage == "joint":
+        assert any(name.startswith("feature_net.") for name in changed) and any(
+            name.startswith("flow_") for name in changed
+        )
+
+
+def test_the_number_of_worker_processes_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "WORTH_WORKERS", 10_000)
+    alone = go("keyframe", tmp_path / "alone", steps=3)
+    monkeypatch.setattr(train, "WORTH_WORKERS", 1)
+    helped = go("keyframe", tmp_path / "helped", steps=3)
+    one, other = checkpoints.load_weights(alone.checkpoint), checkpoints.load_weights(helped.checkpoint)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_batches_of_the_key_frame_stage_are_single_frames():
+    batch = recipes.get("shapes").batches("keyframe", "val", profiles.get("tiny")).batch(3, 0, 0)
+    assert batch.is_key.all() and torch.equal(batch.key, batch.current)
+    pairs = recipes.get("shapes").batches("joint", "train", profiles.get("tiny")).batch(16, 0, 0)
+    assert not pairs.is_key.all() and pairs.flow is not None
+
+
+def test_dis_takes_the_place_of_the_flow_network():
+    model = build(**SMALL)
+    assert for_stage(model, "joint") is model
+    assert type(for_stage(model, "dis").flow_source).__name__ == "DISFlow"
+
+
+def test_recipes_by_name():
+    assert recipes.get("threshold").prefix == "" and recipes.get("shapes").prefix == "shapes_"
+    assert recipes.get("shapes").starts("joint") == ("keyframe", "flow_pretrain")
+    with pytest.raises(DffError, match="no recipe 'coco': choose one of threshold, shapes"):
+        recipes.get("coco")
