@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dfflib import checkpoints
+from dfflib import checkpoints, claims
 from dfflib.errors import DffError
 from dfflib.paths import CHECKPOINTS, FIGURES, ROOT, run_dir, write_atomically
 
@@ -38,6 +38,7 @@ def publish(profile: str = "laptop", out_dir: str | os.PathLike = "") -> list[Pa
         written.append(write_atomically(CHECKPOINTS / "README.md", checkpoint_table()))
     for path in sorted((run / "results").glob("*.csv")):
         written += _copy(path, FIGURES / "results")
+    written.append(claims.write_ledger(FIGURES / "results", FIGURES / "claims.md", profile))
     for name in re.findall(r"figures/([\w.-]+\.(?:png|gif))", README.read_text()):
         written += _copy(run / "figures" / name, FIGURES)
     if (FIGURES / "results" / "07_by_offset.csv").is_file():

@@ -4,7 +4,9 @@ import pandas as pd
 import pytest
 
 from dfflib import publish
+from dfflib.claims import write_ledger
 from dfflib.errors import DffError
+from dfflib.paths import FIGURES
 
 
 def rows(values):
@@ -64,4 +66,9 @@ def test_publish_copies_what_a_run_made(tmp_path, monkeypatch):
     monkeypatch.setattr(publish, "FIGURES", repo / "figures")
     monkeypatch.setattr(publish, "CHECKPOINTS", repo / "checkpoints")
     written = {path.relative_to(repo).as_posix() for path in publish.publish("laptop", run)}
-    assert written == {"figures/results/03_x.csv", "figures/00_a.png"}
+    assert written == {"figures/results/03_x.csv", "figures/00_a.png", "figures/claims.md"}
+
+
+def test_the_ledger_in_the_repository_is_made_of_its_result_files(tmp_path):
+    shown = (FIGURES / "claims.md").read_text()
+    assert write_ledger(FIGURES / "results", tmp_path / "claims.md", "laptop").read_text() == shown
