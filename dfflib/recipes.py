@@ -76,7 +76,7 @@ RECIPES = {
     ),
     "shapes": Recipe(
         "shapes", "Shapes world, medium level, 128x128, seeds of the train part",
-        dict(num_classes=len(CLASS_NAMES), channels=96, flow_net="correlation", flow_width=0.75), ("keyframe", "flow_pretrain"),
+        dict(num_classes=len(CLASS_NAMES), flow_net="correlation", flow_width=0.75), ("keyframe", "flow_pretrain"),
         _shapes_batches, workers=True,
     ),
 }  # fmt: skip

@@ -244,10 +244,8 @@ def _background(rng: np.random.Generator, level: Level, part: str, pixels: float
         look = textures.pattern(rng, "noise", 256, 256 / rng.uniform(4, 10))
         mean = _hsv(rng.random(), rng.uniform(0, 0.4), rng.uniform(0.3, 0.7))
     else:
-        look = textures.photo_patch(rng, part, size, (0.35, 1.0))[
-            ..., rng.permutation(3)
-        ]  # few photographs, more colours
-        mean = np.clip(cv2.mean(look)[:3] + 20 * rng.standard_normal(3), 50, 200)
+        look = textures.photo_patch(rng, part, size, (0.35, 1.0))
+        mean = np.clip(cv2.mean(look)[:3] + 10 * rng.standard_normal(3), 50, 200)
     detail = np.clip(cv2.meanStdDev(look)[1].mean(), 25, 50)
     texture = textures.finish(textures.coloured(look, mean, detail, hue_kept=1.0), size, blur=1.0)
     still = Curves.draw(rng, np.zeros(6), np.zeros(6))

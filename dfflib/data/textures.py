@@ -121,7 +121,6 @@ def coloured(texture: np.ndarray, mean: np.ndarray, detail: float, hue_kept: flo
     Returns:
         ``(S, S, 3)`` float32 in 0..255.
     """
-    texture = np.ascontiguousarray(texture)
     if texture.ndim == 2:
         texture = cv2.merge([texture] * 3)
     mixed = cv2.transform(
