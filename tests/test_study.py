@@ -1,0 +1,99 @@
+"""The study of variants: every row of the paper's Table 4 is measured, and the upper bound is one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dfflib import profiles, recipes, study, train
+from dfflib.data.clips import LazyStack
+from dfflib.data.shape_pairs import ShapesPairs
+from dfflib.data.shapes import ShapesClip
+from dfflib.dff import DeepFeatureFlow
+from dfflib.errors import DffError
+from dfflib.evaluate import COLUMNS, by_offset
+from dfflib.flow import ExactFlow, ZeroFlow
+from dfflib.profiles import Profile
+from dfflib.stages import STAGES
+
+SMALL = dict(num_classes=8, channels=8, flow_net="correlation", flow_width=0.25)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    profile = Profile("tiny", "for tests", batch=2, max_interval=4, seeds=(0,), shapes_steps=dict.fromkeys(STAGES, 2))
+    monkeypatch.setitem(profiles.PROFILES, "tiny", profile)
+    for module in (recipes, study):
+        monkeypatch.setattr(module, "SHAPES_SIZE", (32, 48))
+    monkeypatch.setitem(recipes.RECIPES, "shapes", replace(recipes.RECIPES["shapes"], model=SMALL))
+    monkeypatch.setattr(train, "VALIDATION_BATCHES", 1)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("study"))
+
+
+def test_every_variant_is_measured_at_every_offset(trained):
+    table = study.compare("tiny", 0, trained, interval=4, clips=2, step=11)
+    assert list(table.columns) == COLUMNS and set(table["method"]) == set(study.VARIANTS)
+    miou = table[table["metric"] == "miou"].pivot(index="method", columns="offset", values="value")
+    assert miou.shape == (len(study.VARIANTS), 4) and miou.notna().all().all()
+    assert (miou.loc["Frame"] == miou.loc["Frame", 0]).all()  # without a key frame there is no offset
+    for together in (("DFF", "copy", "exact", "DFF, S = 1"), ("Frame", "SFF fast", "SFF slow", "separate", "fix N")):
+        assert miou.loc[list(together), 0].nunique() == 1  # one N on key frames
+
+
+def test_errors_of_flow_are_those_of_known_fields(trained):
+    table = study.flow_errors("tiny", 0, trained, offsets=(1, 3), pairs=3, stages=("flow_pretrain", "joint"))
+    assert list(table.columns) == COLUMNS
+    found = table.pivot_table(index=["method", "metric"], columns="offset", values="value")
+    for offset in (1, 3):
+        pairs = ShapesPairs("test", "medium", (32, 48), length=3, interval=offset)
+        mean = sum(pairs[n]["flow"].norm(dim=0).mean() for n in range(3)) / 3
+        assert found.loc[("zero", "epe"), offset] == pytest.approx(mean.item(), rel=1e-4)
+    assert found.loc[("DIS medium", "epe")].lt(found.loc[("zero", "epe")]).all()
+
+
+class Palette(torch.nn.Module):
+    """Features that name the class: an oracle, so that propagation alone is measured."""
+
+    stride, channels = 1, 3
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        return images
+
+
+class Nearest(torch.nn.Module):
+    """Scores by likeness to the colour of each class."""
+
+    def __init__(self, colours):
+        super().__init__()
+        self.colours = colours
+
+    def forward(self, features):
+        return -(features[:, None] - self.colours[None, :, :, None, None]).abs().sum(2)
+
+
+def test_exact_flow_is_better_than_copying_in_an_oracle_world():
+    colours = torch.rand(8, 3, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    clip = ShapesClip(2_000_018, "medium", (64, 96), 12)
+    clip.frames = LazyStack(lambda i: (colours[clip.masks[i]].permute(2, 0, 1) * 255).round().to(torch.uint8), 12)
+    model = DeepFeatureFlow(Palette(), Nearest(colours), ZeroFlow(), padding_mode="border")
+    table = by_offset(model, [clip], 6, {"copy": ZeroFlow(), "exact": ExactFlow()}, step=2)
+    miou = table[table["metric"] == "pixel_accuracy"].pivot(index="method", columns="offset", values="value")
+    assert (miou.loc["Frame"] == 100).all() and miou.loc["exact", 0] == 100
+    assert (miou.loc["exact", 1:] > miou.loc["copy", 1:] + 1).all()
+    hidden = 100 * max(clip.occlusion(i, i - 5).float().mean().item() for i in (5, 7, 9, 11))
+    assert miou.loc["exact", 5] > 100 - hidden - 2  # what is lost is what the key frame does not show
+
+
+def test_unknown_variants_and_counts_are_refused():
+    with pytest.raises(DffError, match="no variant 'magic': choose from Frame, SFF fast"):
+        study.compare("tiny", variants=["magic"])
+    with pytest.raises(DffError, match="0 clips were asked for"):
+        study.test_clips(0)
