@@ -163,6 +163,11 @@ class FlowNetwork(nn.Module):
             pair = F.avg_pool2d(pair, self.input_stride, ceil_mode=True)
         return self.net(pair)
 
+    def image_flow(self, current: Tensor, key: Tensor) -> Tensor:
+        """Flow at image size, in pixels, ``(N, 2, H, W)``."""
+        levels, _ = self._units(current, key)
+        return resample(levels[-1], tuple(current.shape[-2:])) * (FLOW_UNIT * self.input_stride)
+
     def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``.
 
@@ -181,22 +186,44 @@ class FlowNetwork(nn.Module):
 class ZeroFlow(nn.Module):
     """No motion: the key frame's features are copied as they are. The baseline that any flow has to beat."""
 
+    def image_flow(self, current: Tensor, key: Tensor) -> Tensor:
+        """Zeros ``(N, 2, H, W)``."""
+        return current.new_zeros(current.shape[0], 2, *current.shape[-2:])
+
     def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
         """Zeros ``(N, 2, h, w)``."""
         return current.new_zeros(current.shape[0], 2, *size), None
 
 
 class ExactFlow(nn.Module):
-    """The true flow of a Shapes clip in the place of an estimate: the upper bound of every flow network.
+    """The true flow of a Shapes clip in the place of an estimate.
 
     It cannot be read from images, so `at` says which frames the next call is about. A feature cell takes the flow of the
     pixel at its centre: a mean would mix the motions on both sides of an outline.
+
+    True flow alone is *not* the best that warping can do. A pixel whose surface was hidden in the key frame is led to
+    whatever hid it there, and shows that a second time: a ghost. With ``occlusion=True`` such pixels are led out of the
+    picture instead, where the warp finds zeros: the upper bound of every flow.
     """
+
+    OUTSIDE = 1e4  # pixels
+
+    def __init__(self, occlusion: bool = False):
+        super().__init__()
+        self.occlusion = occlusion
 
     def at(self, clip, current: int, keys: list[int]) -> "ExactFlow":
         """The next call is about these frames of ``clip``: one current frame, and a key frame for each row of the batch."""
-        self._flow = torch.stack([clip.flow(current, k) for k in keys])
+        flows = torch.stack([clip.flow(current, k) for k in keys])
+        if self.occlusion:
+            hidden = torch.stack([clip.occluded(current, k) for k in keys])
+            flows = torch.where(hidden[:, None], self.OUTSIDE, flows)
+        self._flow = flows
         return self
+
+    def image_flow(self, current: Tensor | None = None, key: Tensor | None = None) -> Tensor:
+        """Flow at image size, in pixels, ``(N, 2, H, W)``, of the frames named last; the images are not looked at."""
+        return self._flow
 
     def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
         """Flow ``(N, 2, h, w)`` in feature cells."""
