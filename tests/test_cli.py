@@ -127,7 +127,7 @@ def test_train_passes_everything_on(stand_in):
     calls = stand_in("train", "train_stage", SimpleNamespace(checkpoint=Path("x"), summary="joint trained: x"))
     result = call("train", "joint", "--profile", "laptop", "--seed", 2, "--out-dir", "there", "--steps", 9, "--fresh")
     assert (result.exit_code, result.output) == (0, "joint trained: x\n")
-    expected = dict(profile="laptop", seed=2, out_dir="there", steps=9, fresh=True, progress=True)
+    expected = dict(profile="laptop", seed=2, out_dir="there", steps=9, fresh=True, progress=True, recipe="threshold")
     assert calls == [(("joint",), expected)]
 
 
