@@ -79,14 +79,14 @@ def load_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 def load_into(model: torch.nn.Module, path: str | os.PathLike) -> None:
     """Load a checkpoint's weights into a model. Of each part that the file holds (``feature_net``, ``task_net``,
-    ``flow_source``) every tensor must fit; parts that it does not hold stay as they are.
+    ``flow_source.net``, ``flow_source.scale_head``) every tensor must fit; parts that it does not hold stay as they are.
 
     Raises:
         DffError: names or shapes differ, so the file holds another model.
     """
     weights = load_weights(path)
-    parts = {name.split(".")[0] for name in weights}
-    expected = {name: t.shape for name, t in model.state_dict().items() if name.split(".")[0] in parts}
+    parts = {_part(name) for name in weights}
+    expected = {name: t.shape for name, t in model.state_dict().items() if _part(name) in parts}
     odd = sorted(set(weights) ^ set(expected)) or [n for n in expected if weights[n].shape != expected[n]]
     if odd or not weights:
         raise DffError(
@@ -94,6 +94,11 @@ def load_into(model: torch.nn.Module, path: str | os.PathLike) -> None:
             f"so load it with dfflib.checkpoints.load_model, which builds the model that it describes."
         )
     model.load_state_dict(weights, strict=False)
+
+
+def _part(name: str) -> str:
+    """The part of the model that a tensor belongs to: flow network and scale field are two, for they are trained apart."""
+    return ".".join(name.split(".")[: 2 if name.startswith("flow_source.") else 1])
 
 
 def load_model(path: str | os.PathLike) -> DeepFeatureFlow:

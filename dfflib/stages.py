@@ -26,7 +26,7 @@ from dfflib.flow import DISFlow, multiscale_loss
 STAGES = ("keyframe", "flow_pretrain", "flow_detached", "joint", "fix_flow", "dis")
 PARTS = {
     "keyframe": ("feature_net.", "task_net."),
-    "flow_pretrain": ("flow_source.",),
+    "flow_pretrain": ("flow_source.net.",),
     "flow_detached": ("flow_source.",),
     "fix_flow": ("feature_net.", "task_net."),
     "dis": ("feature_net.", "task_net."),
