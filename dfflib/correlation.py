@@ -5,8 +5,8 @@ fine, as in PWC-Net (Sun et al., CVPR 2018), what the coarser level found is tak
 
 1. strides 16 and 8: *correlation*. Features are compared with those of the key frame in a small window (FlowNetC, Dosovitskiy
    et al., ICCV 2015); the mean shift of the matches, weighted by how good they are, is a guess of large motions.
-2. strides 16, 8 and 4, in rounds: *gradients*. Least squares in windows of two sizes (`dfflib.lucas_kanade`) give two guesses of
-   what is left; the network blends them with the flow that it has, and adds a correction.
+2. strides 16, 8 and 4, in rounds: *gradients*. Least squares in windows of two sizes (`dfflib.lucas_kanade`) give two guesses
+   of what is left; the network blends them with the flow that it has, and adds a correction.
 
 Little is left to learn, and so it learns fast: for a laptop that matters more than anything.
 """
@@ -75,7 +75,7 @@ class CorrelationFlowNet(nn.Module):
         for stage in self.encoder:
             both = stage(both)
             pyramid.append(both.chunk(2))
-        predictions, hidden = [], None
+        predictions, hidden, flow = [], None, None
         for level, stride in enumerate(self.STRIDES):
             current, key = pyramid[-1 - level]
             unit = stride / FLOW_UNIT  # of one cell: inside a level, flow is in its cells

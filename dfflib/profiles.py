@@ -1,11 +1,11 @@
-"""Four scales of one workbook: ``smoke`` (CI), ``laptop`` (the README's figures), ``gpu``, ``paper``.
+"""Scales of one workbook: ``smoke`` (CI), ``laptop`` and ``shipped`` (the README's figures), ``gpu``, ``paper``.
 
 A notebook names a profile; the numbers behind the name are here and nowhere else.
 """
 
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dfflib.errors import DffError
@@ -28,6 +28,7 @@ class Profile:
         seeds: seeds that tables are averaged over.
         max_interval: l of the training pairs; also the longest interval evaluated.
         eval_step: every how many test frames one is evaluated.
+        clips: of the test part of the Shapes world, for tables; one frame of each is evaluated.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Profile:
     seeds: tuple[int, ...] = (0, 1, 2)
     max_interval: int = 10
     eval_step: int = 1
+    clips: int = 100
 
     def steps_of(self, recipe: str, stage: str) -> int:
         """Training steps of a stage, in a recipe of `dfflib.recipes`.
@@ -60,7 +62,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         "smoke", "every notebook in under two minutes on two CPU cores; starts from the shipped checkpoints",
-        shipped=True, crop=(96, 128), batch=4, eval_step=3,
+        shipped=True, crop=(96, 128), batch=4, eval_step=3, clips=12,
         steps={"keyframe": 120, "flow_pretrain": 60, "flow_detached": 60, "joint": 60},
         shapes_steps={"keyframe": 60, "flow_pretrain": 60, "flow_detached": 30, "joint": 30, "fix_flow": 30, "dis": 30},
     ),
@@ -89,6 +91,11 @@ PROFILES = {
         },
     ),
 }  # fmt: skip
+PROFILES["shipped"] = replace(
+    PROFILES["laptop"], name="shipped", shipped=True,
+    steps=PROFILES["smoke"].steps, shapes_steps=PROFILES["smoke"].shapes_steps,
+    about="laptop's tables and figures from the shipped checkpoints, in a quarter of an hour or so",
+)  # fmt: skip
 
 
 def get(name: str) -> Profile:

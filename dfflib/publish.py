@@ -16,7 +16,10 @@ from dfflib import checkpoints, claims
 from dfflib.errors import DffError
 from dfflib.paths import CHECKPOINTS, FIGURES, ROOT, run_dir, write_atomically
 
-SHIPPED = ("keyframe_s0", "flow_pretrain_s0", "flow_detached_s0", "joint_s0", "joint_s1", "joint_s2")
+SHIPPED = ("keyframe_s0", "flow_pretrain_s0", "flow_detached_s0", "joint_s0", "joint_s1", "joint_s2",
+           "shapes_flow_pretrain_s0",
+           *(f"shapes_{stage}_s{seed}" for stage in ("keyframe", "flow_detached", "joint", "fix_flow", "dis")
+             for seed in (0, 1, 2)))  # fmt: skip
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: written by `dfflib publish`, do not edit -->", "<!-- end of results -->"
 INTERVAL = 5  # of the README's table
@@ -32,8 +35,10 @@ def publish(profile: str = "laptop", out_dir: str | os.PathLike = "") -> list[Pa
     """
     run, written = run_dir(profile, out_dir), []
     for name in SHIPPED:
-        for suffix in (".safetensors", ".csv"):
-            written += _copy(run / "checkpoints" / f"{name}{suffix}", CHECKPOINTS)
+        trained = run / "checkpoints" / f"{name}.safetensors"
+        if trained.is_file():
+            written.append(checkpoints.store_half(trained, CHECKPOINTS / trained.name))
+        written += _copy(trained.with_suffix(".csv"), CHECKPOINTS)
     if any(CHECKPOINTS.glob("*.safetensors")):
         written.append(write_atomically(CHECKPOINTS / "README.md", checkpoint_table()))
     for path in sorted((run / "results").glob("*.csv")):
@@ -58,10 +63,12 @@ def checkpoint_table() -> str:
     lines = [
         "# Shipped checkpoints",
         "",
-        "Written by `dfflib publish` from the files' own headers. Trained on the train parts of the three sample clips with",
-        "intensity-threshold labels (`flow_pretrain`, shared by all seeds: on frames moved by a known flow).",
-        "The metric is mIoU on the validation part, for `flow_pretrain` the end-point error in pixels. A file holds the parts",
-        "that its stage trains. Each is made again by `dfflib train STAGE --profile laptop --seed SEED`.",
+        "Written by `dfflib publish` from the files' own headers. Files named `shapes_` were trained on the Shapes world",
+        "(medium level, 128x128, seeds of the train part), the others on the train parts of the three sample clips with",
+        "intensity-threshold labels (their `flow_pretrain`: on frames moved by a known flow). `flow_pretrain` is shared by all",
+        "seeds. The metric is mIoU on the validation part, for `flow_pretrain` the end-point error in pixels. A file holds the",
+        "parts that its stage trains, in half precision. Each is made again, on a CPU, by `dfflib train STAGE --profile laptop",
+        "--seed SEED`, with `--recipe shapes` for those of the Shapes world; beside it lies its log.",
         "",
         "| file | steps | metric | seconds | device | MB | SHA-256 |",
         "|---|---|---|---|---|---|---|",

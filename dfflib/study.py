@@ -22,16 +22,18 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
-from dfflib import checkpoints, train
+from dfflib import checkpoints, profiles, train
 from dfflib.data.shape_pairs import ShapesPairs, as_batch
 from dfflib.data.shape_scenes import PARTS, SEEDS_PER_PART
 from dfflib.data.shapes import ShapesClip
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
-from dfflib.evaluate import by_offset, tidy
+from dfflib.evaluate import ConfusionMatrix, by_offset, tidy
 from dfflib.flow import Ablated, DISFlow, ExactFlow, ZeroFlow, end_point_error
 from dfflib.recipes import SHAPES_SIZE
+from dfflib.warp import compose, warp
 
 Source = Callable[[DeepFeatureFlow], nn.Module]
 
@@ -56,8 +58,12 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Source]] = {
 """Variant -> training stages whose checkpoints make the model, and its flow source."""
 
 
-def test_clips(count: int, part: str = "test", frames: int = 30) -> list[ShapesClip]:
-    """The first clips of a part of the Shapes world, at the medium level and the size that models are trained at."""
+def test_clips(count: int, frames: int, part: str = "test") -> list[ShapesClip]:
+    """The first clips of a part of the Shapes world, at the medium level and the size that models are trained at.
+
+    With as many frames as the interval, one frame of each is evaluated: the last, from every key frame before it. Many
+    scenes and one frame of each say more than many frames of few scenes.
+    """
     if not 1 <= count <= SEEDS_PER_PART:
         raise DffError(f"{count} clips were asked for: choose 1 to {SEEDS_PER_PART}.")
     first = PARTS.index(part) * SEEDS_PER_PART
@@ -77,15 +83,14 @@ def load(
 
 def compare(
     profile: str, seed: int = 0, out_dir: str = "", variants: Iterable[str] = tuple(VARIANTS), interval: int = 10,
-    clips: int = 30, step: int = 7, progress: bool = False,
+    progress: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Accuracy of every variant at every offset, on the test part of the Shapes world.
 
     Args:
         profile, seed, out_dir: which checkpoints.
         variants: names out of `VARIANTS`.
-        interval: offsets 0 .. interval - 1 are measured, all on the same current frames.
-        clips, step: how many clips, and every how many of their frames one is measured.
+        interval: offsets 0 .. interval - 1 are measured, all on the same current frames, one of each of the profile's clips.
         progress: show bars.
 
     Returns:
@@ -99,11 +104,11 @@ def compare(
         if name not in VARIANTS:
             raise DffError(f"there is no variant {name!r}: choose from {', '.join(VARIANTS)}.")
         groups.setdefault(VARIANTS[name][0], []).append(name)
-    chosen, tables = test_clips(clips), []
+    chosen, tables = test_clips(profiles.get(profile).clips, interval), []
     for stages, names in groups.items():
         model = load(stages, profile, seed, out_dir, progress)
         sources = {name: VARIANTS[name][1](model) for name in names if name != "Frame"}
-        table = by_offset(model, chosen, interval, sources, step, progress)
+        table = by_offset(model, chosen, interval, sources, progress=progress)
         tables.append(table[table["method"].isin(names)])
     table = pd.concat(tables)
     return tidy(table, "08_methods", "shapes/medium/test", seed=seed, interval=interval)
@@ -111,15 +116,14 @@ def compare(
 
 @torch.inference_mode()
 def flow_errors(
-    profile: str, seed: int = 0, out_dir: str = "", offsets: Iterable[int] = (1, 5, 9), pairs: int = 64,
+    profile: str, seed: int = 0, out_dir: str = "", offsets: Iterable[int] = (1, 5, 9),
     stages: Iterable[str] = ("flow_pretrain", "flow_detached", "joint"), progress: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """End-point error of the flow networks and of DIS on the same test pairs, in pixels of 128x128 frames.
 
     Args:
         profile, seed, out_dir: which checkpoints.
-        offsets: distances from the key frame.
-        pairs: so many at each.
+        offsets: distances from the key frame; at each as many pairs as the profile has clips.
         stages: flow networks, by the stage that trained them.
         progress: show bars of what has to be trained first.
 
@@ -127,7 +131,7 @@ def flow_errors(
         Tidy rows of experiment ``04_flow_errors``: metrics ``epe`` (all pixels) and ``epe_visible`` (not hidden in the key
         frame); methods are the stages, ``DIS fast`` and ``DIS medium``, and ``zero``.
     """
-    networks = {}
+    networks, pairs = {}, profiles.get(profile).clips
     for stage in stages:
         start = () if stage == "joint" else ("keyframe",)
         networks[stage] = load((*start, stage), profile, seed, out_dir, progress).flow_source
@@ -146,6 +150,52 @@ def flow_errors(
             for metric, value in zip(("epe", "epe_visible"), torch.tensor(errors).nanmean(0).tolist()):
                 rows.append({"method": name, "offset": offset, "metric": metric, "value": value, "unit": "px"})
     return tidy(pd.DataFrame(rows), "04_flow_errors", "shapes/medium/test", seed=seed)
+
+
+@torch.inference_mode()
+def ways_to_warp(
+    profile: str, seed: int = 0, out_dir: str = "", interval: int = 10, progress: bool = False
+) -> pd.DataFrame:
+    """One long way, or many short ones? The same features moved in three ways (Accel, Jain et al. 2019, chains).
+
+    ``direct``: one flow from the current frame to the key frame, one warp. ``flow chained``: the flows between neighbouring
+    frames are composed, then one warp. ``features chained``: the features are warped from frame to frame, so that they are
+    interpolated at every step. The networks are those of *separate*: pre-trained flow, no scale field.
+
+    Returns:
+        Tidy rows of experiment ``08_ways``, metric ``miou`` at each offset.
+    """
+    model = load(("keyframe", "flow_pretrain"), profile, seed, out_dir, progress)
+    clips = test_clips(profiles.get(profile).clips, interval)
+    counts = {
+        (way, d): ConfusionMatrix(clips[0].num_classes)
+        for way in ("direct", "flow chained", "features chained")
+        for d in range(interval)
+    }
+    for clip in tqdm(clips, desc="ways to warp", disable=not progress, leave=False):
+        frames = clip.frames[:interval].flip(0) / 255  # frame d lies d frames before the last
+        features = model.extract(frames.contiguous(memory_format=torch.channels_last))
+        size, last = tuple(features.shape[-2:]), frames[:1].expand(interval - 1, -1, -1, -1)
+        direct = torch.cat((torch.zeros(1, 2, *size), model.flow_source(last, frames[1:], size)[0]))
+        steps = model.flow_source(frames[:-1], frames[1:], size)[0]  # step d: from frame d to frame d + 1
+        moved, chain = {"direct": warp(features, direct)}, direct[:1]
+        moved["flow chained"], moved["features chained"] = features.clone(), features.clone()
+        for d in range(1, interval):
+            chain = compose(chain, steps[d - 1 : d])
+            moved["flow chained"][d] = warp(features[d : d + 1], chain)[0]
+            step = features[d : d + 1]
+            for n in reversed(range(d)):
+                step = warp(step, steps[n : n + 1])
+            moved["features chained"][d] = step[0]
+        for way, carried in moved.items():
+            labels = model.predict(carried, clip.size).argmax(1)
+            for d in range(interval):
+                counts[way, d].update(labels[d : d + 1], clip.masks[interval - 1][None])
+    rows = [
+        dict(method=way, offset=d, metric="miou", value=100 * matrix.miou(), unit="%")
+        for (way, d), matrix in counts.items()
+    ]
+    return tidy(pd.DataFrame(rows), "08_ways", "shapes/medium/test", seed=seed, interval=interval)
 
 
 def _errors(flow: torch.Tensor, item: dict) -> tuple[float, float]:

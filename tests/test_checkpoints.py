@@ -193,3 +193,32 @@ def test_an_interrupted_write_leaves_the_old_file(written, monkeypatch, moment):
     monkeypatch.undo()
     assert path.read_bytes() == old and [p.name for p in path.parent.iterdir()] == [path.name]
     assert checkpoints.load_model(path)
+
+
+def test_half_precision_takes_half_the_space_and_loads_as_float32(written, tmp_path):
+    model, path = written
+    half = checkpoints.store_half(path, tmp_path / "half.safetensors")
+    assert half.stat().st_size < 0.6 * path.stat().st_size
+    config, about = describe(half)
+    assert (config, about) == (CONFIG, {**ABOUT, "stored": "float16"})
+    again = load_model(half).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert again[name].dtype == tensor.dtype
+        torch.testing.assert_close(again[name], tensor, rtol=2**-11, atol=1e-7)
+
+
+def test_numbers_too_large_for_half_precision_are_refused(written, tmp_path):
+    model, path = written
+    with torch.no_grad():
+        model.task_net.bias.fill_(1e6)
+    save_checkpoint(path, model, CONFIG)
+    assert "task_net.bias" in refused(lambda p: checkpoints.store_half(p, tmp_path / "half.safetensors"), path)
+    assert not (tmp_path / "half.safetensors").exists()
+
+
+def test_a_scale_field_that_a_file_does_not_hold_stays_as_it_is(tmp_path):
+    file = save_checkpoint(tmp_path / "net.safetensors", make(), CONFIG, parts=("flow_source.net.",))
+    other = make(1, channels=16)  # the scale field has other channels; the flow network is the same
+    load_into(other, file)
+    assert torch.equal(other.flow_source.net.conv1[0].weight, load_weights(file)["flow_source.net.conv1.0.weight"])
+    assert not other.flow_source.scale_head.weight.any()

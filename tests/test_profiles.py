@@ -1,4 +1,4 @@
-"""Profiles: four scales, growing, and a set-up cell that seeds and says where results go."""
+"""Profiles: scales, growing, and a set-up cell that seeds and says where results go."""
 
 import dataclasses
 import random
@@ -11,8 +11,8 @@ from dfflib import profiles, train
 from dfflib.errors import DffError
 
 
-def test_the_four_profiles():
-    assert list(profiles.PROFILES) == ["smoke", "laptop", "gpu", "paper"]
+def test_the_profiles():
+    assert list(profiles.PROFILES) == ["smoke", "laptop", "gpu", "paper", "shipped"]
     for name, profile in profiles.PROFILES.items():
         assert profiles.get(name) is profile and profile.name == name and profile.about
 
@@ -34,7 +34,7 @@ def test_every_profile_has_every_stage_and_fits_its_frames():
 
 
 def test_profiles_grow():
-    smoke, laptop, gpu, paper = profiles.PROFILES.values()
+    smoke, laptop, gpu, paper = (profiles.get(name) for name in ("smoke", "laptop", "gpu", "paper"))
     for stage in train.STAGES[:4]:
         assert smoke.steps[stage] < laptop.steps[stage] < gpu.steps[stage] < paper.steps[stage]
     for stage in train.STAGES:
@@ -42,6 +42,13 @@ def test_profiles_grow():
         assert steps == sorted(steps) and steps[0] < steps[1] < steps[2]
     assert paper.steps["joint"] == 20_000, "the paper's Cityscapes schedule"
     assert smoke.shipped and not laptop.shipped, "laptop makes everything from nothing"
+
+
+def test_shipped_measures_what_laptop_measures():
+    laptop, shipped = profiles.get("laptop"), profiles.get("shipped")
+    for name in ("clips", "eval_step", "short_side", "seeds", "max_interval", "batch", "crop"):
+        assert getattr(laptop, name) == getattr(shipped, name)
+    assert shipped.shipped and shipped.steps == profiles.get("smoke").steps
 
 
 def test_a_stage_that_a_profile_does_not_train_is_one_sentence():

@@ -21,7 +21,9 @@ SMALL = dict(num_classes=8, channels=8, flow_net="correlation", flow_width=0.25)
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    profile = Profile("tiny", "for tests", batch=2, max_interval=4, seeds=(0,), shapes_steps=dict.fromkeys(STAGES, 2))
+    profile = Profile(
+        "tiny", "for tests", batch=2, max_interval=4, seeds=(0,), clips=3, shapes_steps=dict.fromkeys(STAGES, 2)
+    )
     monkeypatch.setitem(profiles.PROFILES, "tiny", profile)
     for module in (recipes, study):
         monkeypatch.setattr(module, "SHAPES_SIZE", (32, 48))
@@ -35,7 +37,7 @@ def trained(tmp_path_factory):
 
 
 def test_every_variant_is_measured_at_every_offset(trained):
-    table = study.compare("tiny", 0, trained, interval=4, clips=2, step=11)
+    table = study.compare("tiny", 0, trained, interval=4)
     assert list(table.columns) == COLUMNS and set(table["method"]) == set(study.VARIANTS)
     miou = table[table["metric"] == "miou"].pivot(index="method", columns="offset", values="value")
     assert miou.shape == (len(study.VARIANTS), 4) and miou.notna().all().all()
@@ -45,7 +47,7 @@ def test_every_variant_is_measured_at_every_offset(trained):
 
 
 def test_errors_of_flow_are_those_of_known_fields(trained):
-    table = study.flow_errors("tiny", 0, trained, offsets=(1, 3), pairs=3, stages=("flow_pretrain", "joint"))
+    table = study.flow_errors("tiny", 0, trained, offsets=(1, 3), stages=("flow_pretrain", "joint"))
     assert list(table.columns) == COLUMNS
     found = table.pivot_table(index=["method", "metric"], columns="offset", values="value")
     for offset in (1, 3):
@@ -53,6 +55,14 @@ def test_errors_of_flow_are_those_of_known_fields(trained):
         mean = sum(pairs[n]["flow"].norm(dim=0).mean() for n in range(3)) / 3
         assert found.loc[("zero", "epe"), offset] == pytest.approx(mean.item(), rel=1e-4)
     assert found.loc[("DIS medium", "epe")].lt(found.loc[("zero", "epe")]).all()
+
+
+def test_three_ways_to_warp_are_one_at_short_distance(trained):
+    table = study.ways_to_warp("tiny", 0, trained, interval=4).pivot(index="method", columns="offset", values="value")
+    assert table.shape == (3, 4) and table[0].nunique() == 1 and table[1].nunique() == 1, "one step is one flow"
+    frame = study.compare("tiny", 0, trained, ["Frame", "separate"], 4)
+    separate = frame[(frame["method"] == "separate") & (frame["metric"] == "miou")].set_index("offset")["value"]
+    assert table.loc["direct"].tolist() == pytest.approx(separate.tolist(), abs=0.2)
 
 
 class Palette(torch.nn.Module):
@@ -98,4 +108,4 @@ def test_unknown_variants_and_counts_are_refused():
     with pytest.raises(DffError, match="no variant 'magic': choose from Frame, SFF fast"):
         study.compare("tiny", variants=["magic"])
     with pytest.raises(DffError, match="0 clips were asked for"):
-        study.test_clips(0)
+        study.test_clips(0, 5)
