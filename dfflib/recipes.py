@@ -9,7 +9,7 @@ recipe         labels                                       flow pre-training
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dfflib.data.outlines import CLASS_NAMES
 from dfflib.data.pairs import FramePairs, MovedFrames
@@ -17,6 +17,7 @@ from dfflib.data.sets import threshold_set
 from dfflib.data.shape_pairs import ShapesPairs
 from dfflib.errors import DffError
 from dfflib.profiles import Profile
+from dfflib.stages import PEAK_LR
 
 SHAPES_SIZE = (128, 128)
 
@@ -32,6 +33,7 @@ class Recipe:
         joint_starts: stages that ``joint`` starts from.
         batches: ``batches(stage, part, profile)`` gives an object with ``batch(size, seed, step) -> Batch``.
         workers: rendering is slow enough to be worth processes of its own.
+        peak_lr: of stages whose learning rate is another than `dfflib.stages.PEAK_LR`.
     """
 
     name: str
@@ -40,11 +42,16 @@ class Recipe:
     joint_starts: tuple[str, ...]
     batches: Callable[[str, str, Profile], object]
     workers: bool = False
+    peak_lr: dict = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
         """Of checkpoint names: none for the first recipe."""
         return "" if self.name == "threshold" else f"{self.name}_"
+
+    def peak(self, stage: str) -> float:
+        """Peak learning rate of a stage."""
+        return self.peak_lr.get(stage, PEAK_LR[stage])
 
     def starts(self, stage: str) -> tuple[str, ...]:
         """Stages whose checkpoints a stage starts from."""
@@ -78,6 +85,7 @@ RECIPES = {
         "shapes", "Shapes world, medium level, 128x128, seeds of the train part",
         dict(num_classes=len(CLASS_NAMES), flow_net="correlation", flow_width=0.75), ("keyframe", "flow_pretrain"),
         _shapes_batches, workers=True,
+        peak_lr=dict(joint=1e-3, fix_flow=1e-3, dis=1e-3),  # N is far from finished when its key-frame stage ends
     ),
 }  # fmt: skip
 

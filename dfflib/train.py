@@ -35,7 +35,6 @@ from dfflib.flow import end_point_error
 from dfflib.paths import CHECKPOINTS, run_dir, write_atomically
 from dfflib.stages import (
     PARTS,
-    PEAK_LR,
     STAGES,
     for_stage,
     learning_parameters,
@@ -69,7 +68,7 @@ class Settings:
         values = asdict(self)
         recipe = recipes.get(values.pop("recipe"))
         extra = [] if recipe.name == "threshold" else [recipe.name, recipe.about]  # older checkpoints know no recipes
-        text = json.dumps([values, PEAK_LR[self.stage], recipe.model, *extra], sort_keys=True)
+        text = json.dumps([values, recipe.peak(self.stage), recipe.model, *extra], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -191,7 +190,7 @@ class _Trainer:
             checkpoints.load_into(model, path)
         self.model = model = for_stage(model, settings.stage)
         self.learning = learning_parameters(model, settings.stage)
-        optimizer = torch.optim.AdamW(self.learning, lr=PEAK_LR[settings.stage], weight_decay=1e-4)
+        optimizer = torch.optim.AdamW(self.learning, lr=self.recipe.peak(settings.stage), weight_decay=1e-4)
         self.wrapped, self.optimizer = self.fabric.setup(model, optimizer)
         for method in ("per_frame", "flow_levels"):
             self.wrapped.mark_forward_method(method)
@@ -247,7 +246,7 @@ class _Trainer:
     def _one_step(self) -> tuple[float, float]:
         settings, self.between_steps = self.settings, False
         set_training_mode(self.model, settings.stage)
-        lr = learning_rate(self.step, settings.steps, PEAK_LR[settings.stage])
+        lr = learning_rate(self.step, settings.steps, self.recipe.peak(settings.stage))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         batch = next(self.coming).to(self.fabric.device)
