@@ -205,6 +205,32 @@ def component_times(model: DeepFeatureFlow, size: tuple[int, int], repeats: int 
     return times
 
 
+@torch.inference_mode()
+def measured_speedup(
+    model: DeepFeatureFlow, size: tuple[int, int], interval: int, key_ms: float, repeats: int = 3
+) -> float:
+    """How much faster than every frame by itself: ``interval`` key frames' time over the time of one whole interval.
+
+    Args:
+        model: on its device.
+        size: of a frame.
+        interval: l.
+        key_ms: time of a key frame, from `component_times` in the same run.
+        repeats: intervals timed; their median counts.
+    """
+    frames = torch.rand(interval, 3, *size, device=next(model.parameters()).device)
+    frames = frames.contiguous(memory_format=torch.channels_last)
+
+    def one_interval() -> None:
+        key = frames[:1]
+        features = model.extract(key)
+        model.predict(features, size).argmax(1)
+        for n in range(1, interval):
+            model.predict(model.propagate(features, key, frames[n : n + 1]), size).argmax(1)
+
+    return interval * key_ms / median_ms(one_interval, repeats, warm_up=1)
+
+
 def speedup(interval: int, r: float) -> float:
     """Overall speedup s = l / (1 + (l - 1) r) for a non-key frame that costs r of a key frame (eq. 7)."""
     return interval / (1 + (interval - 1) * r)

@@ -24,7 +24,7 @@ class Profile:
         crop: training crop (height, width).
         batch: pairs per step.
         steps: training steps per stage.
-        shapes_steps: the same for the Shapes world.
+        shapes_steps: the same for the Shapes world, and for CamVid.
         seeds: seeds that tables are averaged over.
         max_interval: l of the training pairs; also the longest interval evaluated.
         eval_step: every how many test frames one is evaluated.
@@ -50,7 +50,7 @@ class Profile:
         Raises:
             DffError: the profile does not train it.
         """
-        steps = self.shapes_steps if recipe == "shapes" else self.steps
+        steps = self.steps if recipe == "threshold" else self.shapes_steps
         if stage not in steps:
             raise DffError(
                 f"profile {self.name} does not train stage {stage!r} of recipe {recipe!r}: choose one of {', '.join(steps)}, "

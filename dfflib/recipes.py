@@ -5,12 +5,14 @@ recipe         labels                                       flow pre-training
 =============  ===========================================  ==============================================================
 ``threshold``  intensity threshold on the sample clips      real frames moved by a known flow
 ``shapes``     seven classes of shapes, medium level        exact flow of the same world
+``camvid``     eleven classes of street scenes, by hand     - (key frames alone: its training frames are a second apart)
 =============  ===========================================  ==============================================================
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from dfflib.data import camvid, catalogue
 from dfflib.data.outlines import CLASS_NAMES
 from dfflib.data.pairs import FramePairs, MovedFrames
 from dfflib.data.sets import threshold_set
@@ -76,6 +78,25 @@ def _shapes_batches(stage: str, part: str, profile: Profile):
     return ShapesPairs(part, "medium", SHAPES_SIZE, profile.max_interval, interval=interval)
 
 
+def _camvid_batches(stage: str, part: str, profile: Profile):
+    if stage != "keyframe":
+        raise DffError(
+            f"CamVid cannot train stage {stage!r}: its training frames lie a second apart, so take keyframe."
+        )
+    root = catalogue.find("camvid")
+    if root is None:
+        folder = catalogue.data_folder() / catalogue.FOLDERS["camvid"]
+        raise DffError(
+            f"{folder} is missing (a copy of CamVid): put one there, or set DFFLIB_DATA to the folder around it."
+        )
+    pairs = FramePairs(
+        camvid.clips(root, "train", profile.short_side), profile.crop, max_interval=1, flip=part == "train"
+    )
+    held_out = pairs.frames[::10]  # of the training split: the val split is for testing propagation
+    pairs.frames = held_out if part == "val" else [frame for frame in pairs.frames if frame not in held_out]
+    return pairs
+
+
 RECIPES = {
     "threshold": Recipe(
         "threshold", "intensity threshold on the train parts of carphone, bikes and bigbuckbunny",
@@ -86,6 +107,10 @@ RECIPES = {
         dict(num_classes=len(CLASS_NAMES), flow_net="correlation", flow_width=0.75), ("keyframe", "flow_pretrain"),
         _shapes_batches, workers=True,
         peak_lr=dict(joint=1e-3, fix_flow=1e-3, dis=1e-3),  # N is far from finished when its key-frame stage ends
+    ),
+    "camvid": Recipe(
+        "camvid", "nine tenths of CamVid's training split, frames of 192x144, from scratch",
+        dict(num_classes=len(camvid.CLASS_NAMES), flow_net="correlation", flow_width=0.75), (), _camvid_batches, workers=True,
     ),
 }  # fmt: skip
 

@@ -1,5 +1,7 @@
 """Metrics against torchmetrics, offsets against answers known by construction, and the format of results."""
 
+import time
+
 import pandas as pd
 import pytest
 import torch
@@ -160,6 +162,27 @@ def test_average_over_offsets_by_hand():
 def test_speedup():
     assert speedup(1, 0.1) == 1 and speedup(10, 0) == 10 and speedup(7, 1) == 1
     assert speedup(10, 1 / 46) == pytest.approx(10 / (1 + 9 / 46))
+
+
+class Sleepy(DeepFeatureFlow):
+    """A model whose parts take known times: key frames ten milliseconds, all others two."""
+
+    def extract(self, key):
+        time.sleep(0.010)
+        return key
+
+    def propagate(self, features, key, current):
+        time.sleep(0.002)
+        return features
+
+    def predict(self, features, size):
+        return features
+
+
+def test_measured_speedup_of_known_times():
+    model = Sleepy(Brightness(), nn.Identity(), nn.Identity())
+    found = evaluate.measured_speedup(model, (4, 4), interval=5, key_ms=10.0)
+    assert 0.5 * speedup(5, 0.2) < found <= speedup(5, 0.2)  # sleeping takes a little longer than asked for, never less
 
 
 def test_component_times():

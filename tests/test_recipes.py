@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from dfflib import checkpoints, profiles, recipes, train
 from dfflib.dff import build
@@ -80,3 +81,36 @@ def test_recipes_by_name():
     assert recipes.get("shapes").starts("joint") == ("keyframe", "flow_pretrain")
     with pytest.raises(DffError, match="no recipe 'coco': choose one of threshold, shapes"):
         recipes.get("coco")
+
+
+def camvid_copy(root, names):
+    """A copy of CamVid's training split in SegNet's layout, with labels that follow the file's number."""
+    for folder in ("train", "trainannot"):
+        (root / "CamVid" / folder).mkdir(parents=True)
+    for n, name in enumerate(names):
+        Image.new("RGB", (64, 48), (40 * n % 256, 90, 10)).save(root / "CamVid" / "train" / f"{name}.png")
+        Image.new("L", (64, 48), n % 11).save(root / "CamVid" / "trainannot" / f"{name}.png")
+
+
+def test_camvid_trains_key_frames_and_holds_a_tenth_back(tmp_path, monkeypatch):
+    camvid_copy(tmp_path, [f"0016E5_{n:05d}" for n in range(30, 30 * 21, 30)])
+    monkeypatch.setenv("DFFLIB_DATA", str(tmp_path))
+    tiny = replace(profiles.get("tiny"), short_side=48, crop=(32, 48))
+    monkeypatch.setitem(profiles.PROFILES, "tiny", tiny)
+    monkeypatch.setitem(recipes.RECIPES, "camvid", replace(recipes.get("camvid"), model={**SMALL, "num_classes": 11}))
+    parts = {part: recipes.get("camvid").batches("keyframe", part, tiny) for part in ("train", "val")}
+    assert len(parts["train"].frames) == 18 and len(parts["val"].frames) == 2
+    assert not set(parts["train"].frames) & set(parts["val"].frames)
+    batch = parts["train"].batch(3, 0, 0)
+    assert batch.is_key.all() and batch.labels.shape == (3, 32, 48)
+    done = train.train_stage("keyframe", "tiny", out_dir=str(tmp_path / "run"), progress=False, recipe="camvid")
+    assert done.checkpoint.name == "camvid_keyframe_s0.safetensors"
+    assert "CamVid" in checkpoints.describe(done.checkpoint)[1]["data"]
+
+
+def test_camvid_that_is_not_there_and_stages_that_it_cannot_train(tmp_path, monkeypatch):
+    monkeypatch.setenv("DFFLIB_DATA", str(tmp_path))
+    with pytest.raises(DffError, match=r"CamVid is missing .* set DFFLIB_DATA"):
+        recipes.get("camvid").batches("keyframe", "train", profiles.get("tiny"))
+    with pytest.raises(DffError, match="CamVid cannot train stage 'joint'"):
+        recipes.get("camvid").batches("joint", "train", profiles.get("tiny"))
