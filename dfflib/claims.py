@@ -16,9 +16,9 @@ file               rows that the rules read
 08_flow_input      ``miou`` for each offset; methods ``half size`` and ``full size`` of the frames that F sees
 08_split           method ``N_task of 1 layers`` (any number): ``miou`` for each offset; ``fps`` at l = 5
 08_flops           ``inverse_r``; method ``resnet50 + flownet`` or as in Table 2 (case, spaces, - and _ do not matter)
-08_runtime         method ``ResNet-101 + FlowNet``, and as in 07_curves; metrics ``N_feat``, ``F``, ``W``, ``N_task``, ``key``, ``non-key`` (ms); for several
-                   ``interval``s ``speedup_measured`` (against the key-frame network on every frame) and
-                   ``speedup_predicted`` (eq. 7, from key and non-key)
+08_runtime         method ``ResNet-101 + FlowNet``, and as in 07_curves; metrics ``N_feat``, ``F``, ``W``, ``N_task``, ``key``,
+                   ``non-key`` (ms); for several ``interval``s ``speedup_measured`` (against the key-frame network on every
+                   frame) and ``speedup_predicted`` (eq. 7, from key and non-key)
 ================== =====================================================================================================
 
 *Offset* is filled in rows of one offset, and *interval* then says how many offsets were measured on the same frames. Rules

@@ -106,8 +106,8 @@ def segment(video: str, force: bool, **options) -> None:
 @click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
 @click.option("--steps", type=int, default=None, help="Instead of the profile's.")
 @click.option("--fresh", is_flag=True, help="Forget what an interrupted run left.")
-@click.option("--recipe", type=click.Choice(["threshold", "shapes", "camvid"]), default="threshold", show_default=True,
-              help="World of data and model.")  # fmt: skip
+@click.option("--recipe", default="threshold", show_default=True, metavar="NAME",
+              help="Data and model: threshold, shapes, camvid, or a variation on shapes (dfflib.recipes).")  # fmt: skip
 def train(stage: str, profile: str, **options) -> None:
     """Train STAGE, after the stages that it starts from; an interrupted run continues."""
     from dfflib.train import train_stage

@@ -1,7 +1,7 @@
 """From a finished run to what the repository shows: checkpoints, result files, figures, and the tables of the README.
 
-No number in the README is typed: between two markers stands what `results_table` makes of ``figures/results/*.csv``, and
-a test compares the two.
+No number in the README is typed: between two markers stands what `TABLES` makes of ``figures/results/*.csv``, and a test
+compares the two.
 """
 
 import hashlib
@@ -15,13 +15,14 @@ import pandas as pd
 from dfflib import checkpoints, claims
 from dfflib.errors import DffError
 from dfflib.paths import CHECKPOINTS, FIGURES, ROOT, run_dir, write_atomically
+from dfflib.study import VARIANTS
 
 SHIPPED = ("keyframe_s0", "flow_pretrain_s0", "flow_detached_s0", "joint_s0", "joint_s1", "joint_s2",
            "shapes_flow_pretrain_s0",
            *(f"shapes_{stage}_s{seed}" for stage in ("keyframe", "flow_detached", "joint", "fix_flow", "dis")
              for seed in (0, 1, 2)))  # fmt: skip
 README = ROOT / "README.md"
-BEGIN, END = "<!-- results: written by `dfflib publish`, do not edit -->", "<!-- end of results -->"
+END = "<!-- end of results -->"
 INTERVAL = 5  # of the README's table
 
 
@@ -46,8 +47,9 @@ def publish(profile: str = "laptop", out_dir: str | os.PathLike = "") -> list[Pa
     written.append(claims.write_ledger(FIGURES / "results", FIGURES / "claims.md", profile))
     for name in re.findall(r"figures/([\w.-]+\.(?:png|gif))", README.read_text()):
         written += _copy(run / "figures" / name, FIGURES)
-    if (FIGURES / "results" / "07_by_offset.csv").is_file():
-        written.append(write_atomically(README, with_results(README.read_text())))
+    before = README.read_text()
+    if (renewed := with_results(before)) != before:
+        written.append(write_atomically(README, renewed))
     return written
 
 
@@ -126,14 +128,53 @@ def results_table(rows: pd.DataFrame, interval: int = INTERVAL) -> str:
     return "\n".join(lines)
 
 
+def methods_table(rows: pd.DataFrame, intervals: tuple[int, ...] = (5, 10)) -> str:
+    """The README's Table 4: every variant on the Shapes world, mean and standard deviation over seeds.
+
+    Args:
+        rows: tidy rows of ``08_methods.csv``.
+        intervals: l; offsets 0 .. l - 1 are averaged.
+    """
+    seeds, devices = sorted(rows["seed"].unique()), ", ".join(sorted(rows["device"].unique()))
+    wide = rows[rows["metric"] == "miou"].pivot_table(index=["method", "seed"], columns="offset", values="value")
+    lines = [f"| variant | {' | '.join(f'l = {n}' for n in intervals)} | offset {wide.columns.max()} alone |"]
+    lines.append("|---" * (len(intervals) + 2) + "|")
+    for method in (name for name in VARIANTS if name in wide.index):
+        found = [wide.loc[method, list(range(n))].mean(axis=1) for n in intervals] + [
+            wide.loc[method][wide.columns.max()]
+        ]
+        lines.append(f"| {method} | " + " | ".join(f"{v.mean():.1f} ± {v.std(ddof=1):.1f}" for v in found) + " |")
+    lines += [
+        "",
+        f"mIoU in percent, mean ± standard deviation over {len(seeds)} seeds, Shapes world, medium level, 128x128, test scenes "
+        f"({devices}). *Frame* runs N on every frame; *SFF* is classical flow (DIS, fastest and slowest preset); *separate*, "
+        f"*fix N*, *fix F* and *DFF* are the paper's ways to train; *copy* and *exact* (the true flow, hidden pixels left "
+        f"out) use the network of *DFF*; *DIS + N* is ours. *l* averages the offsets 0 to l - 1, as the paper does.",
+    ]
+    return "\n".join(lines)
+
+
+TABLES = {"results": ("07_by_offset.csv", results_table), "methods": ("08_methods.csv", methods_table)}
+"""Name of a block of the README -> the result file and the function that make it."""
+
+
+def begin_of(name: str) -> str:
+    """The line before a generated block of the README."""
+    return f"<!-- {name}: written by `dfflib publish`, do not edit -->"
+
+
 def with_results(readme: str) -> str:
-    """A README's text with its table renewed from ``figures/results/07_by_offset.csv``.
+    """A README's text with its tables renewed from ``figures/results``.
 
     Raises:
-        DffError: the README lacks the two markers.
+        DffError: the README lacks the two markers of a table.
     """
-    if BEGIN not in readme or END not in readme:
-        raise DffError(f"{README} lacks the lines {BEGIN!r} and {END!r}: put them where the table belongs.")
-    before, rest = readme.split(BEGIN, 1)
-    table = results_table(pd.read_csv(FIGURES / "results" / "07_by_offset.csv"))
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}"
+    for name, (file, table) in TABLES.items():
+        path, begin = FIGURES / "results" / file, begin_of(name)
+        if not path.is_file():
+            continue
+        if begin not in readme or END not in readme.split(begin, 1)[1]:
+            raise DffError(f"{README} lacks the lines {begin!r} and {END!r}: put them where the table belongs.")
+        before, rest = readme.split(begin, 1)
+        readme = f"{before}{begin}\n{table(pd.read_csv(path))}\n{END}{rest.split(END, 1)[1]}"
+    return readme

@@ -10,7 +10,7 @@ recipe         labels                                       flow pre-training
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dfflib.data import camvid, catalogue
 from dfflib.data.outlines import CLASS_NAMES
@@ -36,6 +36,7 @@ class Recipe:
         batches: ``batches(stage, part, profile)`` gives an object with ``batch(size, seed, step) -> Batch``.
         workers: rendering is slow enough to be worth processes of its own.
         peak_lr: of stages whose learning rate is another than `dfflib.stages.PEAK_LR`.
+        borrowed: stage -> recipe whose checkpoint of that stage serves here too.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Recipe:
     batches: Callable[[str, str, Profile], object]
     workers: bool = False
     peak_lr: dict = field(default_factory=dict)
+    borrowed: dict[str, str] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
@@ -54,6 +56,10 @@ class Recipe:
     def peak(self, stage: str) -> float:
         """Peak learning rate of a stage."""
         return self.peak_lr.get(stage, PEAK_LR[stage])
+
+    def lender(self, stage: str) -> str:
+        """Name of the recipe that trains a stage for this one: its own, unless it borrows."""
+        return self.borrowed.get(stage, self.name)
 
     def starts(self, stage: str) -> tuple[str, ...]:
         """Stages whose checkpoints a stage starts from."""
@@ -113,6 +119,30 @@ RECIPES = {
         dict(num_classes=len(camvid.CLASS_NAMES), flow_net="correlation", flow_width=0.75), (), _camvid_batches, workers=True,
     ),
 }  # fmt: skip
+
+
+def _of_shapes(name: str, borrowed: dict[str, str], **model) -> Recipe:
+    """A recipe like ``shapes`` with another network somewhere, and the stages that it need not train again."""
+    shapes = RECIPES["shapes"]
+    return replace(shapes, name=name, model=shapes.model | model, borrowed=borrowed)
+
+
+_KEY, _FLOW = {"keyframe": "shapes"}, {"flow_pretrain": "shapes"}
+_COMPACT = dict(flow_net="flownet_sr", flow_width=0.375)  # FlowNetS as the Julia prototype reduced it, and narrow
+for _recipe in (
+    _of_shapes("shapes_no_scale", _KEY | _FLOW, scale=False),
+    _of_shapes("shapes_half_input", _KEY, flow_input_stride=2),
+    _of_shapes("shapes_narrow_flow", _KEY, flow_width=0.375),
+    _of_shapes("shapes_flownet", _KEY, **_COMPACT),
+    _of_shapes("shapes_small", _FLOW, channels=32),
+    _of_shapes("shapes_small_narrow_flow", {"keyframe": "shapes_small", "flow_pretrain": "shapes_narrow_flow"},
+               channels=32, flow_width=0.375),
+    _of_shapes("shapes_small_flownet", {"keyframe": "shapes_small", "flow_pretrain": "shapes_flownet"},
+               channels=32, **_COMPACT),
+):  # fmt: skip
+    RECIPES[_recipe.name] = _recipe
+"""Variations on ``shapes``, for one figure or table each: no scale field; flow from frames of half size; the flow network at
+half width; a compact FlowNetS instead; a key-frame network of half the channels, with each of these three flow networks."""
 
 
 def get(name: str) -> Recipe:

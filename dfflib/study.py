@@ -71,10 +71,10 @@ def test_clips(count: int, frames: int, part: str = "test") -> list[ShapesClip]:
 
 
 def load(
-    stages: Iterable[str], profile: str, seed: int = 0, out_dir: str = "", progress: bool = True
+    stages: Iterable[str], profile: str, seed: int = 0, out_dir: str = "", progress: bool = True, recipe: str = "shapes"
 ) -> DeepFeatureFlow:
     """A model put together from the checkpoints of some stages (trained first, where the profile has none)."""
-    files = [train.ensure(stage, profile, seed, out_dir, progress, "shapes") for stage in stages]
+    files = [train.ensure(stage, profile, seed, out_dir, progress, recipe) for stage in stages]
     model = checkpoints.load_model(files[0])
     for file in files[1:]:
         checkpoints.load_into(model, file)

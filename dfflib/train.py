@@ -95,7 +95,7 @@ def ensure(
     stage: str, profile: str = "smoke", seed: int = 0, out_dir: str = "", progress: bool = True, recipe: str = "threshold"
 ) -> Path:  # fmt: skip
     """Checkpoint of a stage: the shipped one where the profile starts from those, else this run's, trained if need be."""
-    chosen = profiles.get(profile)
+    chosen, recipe = profiles.get(profile), recipes.get(recipe).lender(stage)
     shipped = CHECKPOINTS / checkpoint_name(stage, seed, recipe)
     if chosen.shipped and shipped.is_file():
         return shipped

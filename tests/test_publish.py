@@ -38,6 +38,21 @@ def test_table_shows_mean_spread_and_gap():
     assert "over 3 seeds" in lines[-1] and "cpu" in lines[-1]
 
 
+def test_methods_are_averaged_over_offsets_first_and_over_seeds_then():
+    values = {}
+    for seed in (0, 1):
+        for offset in range(4):
+            values[seed, offset, "copy", "miou"] = 80.0 - 10 * offset + 2 * seed
+            values[seed, offset, "DFF", "miou"] = 90.0
+            values[seed, offset, "DFF", "agreement"] = 10.0
+    lines = publish.methods_table(rows(values), intervals=(2, 4)).splitlines()
+    assert lines[0] == "| variant | l = 2 | l = 4 | offset 3 alone |"
+    assert lines[2:4] == [
+        "| DFF | 90.0 ± 0.0 | 90.0 ± 0.0 | 90.0 ± 0.0 |", "| copy | 76.0 ± 1.4 | 66.0 ± 1.4 | 51.0 ± 1.4 |"
+    ]  # fmt: skip
+    assert "over 2 seeds" in lines[-1]
+
+
 def test_readme_table_is_generated():
     readme = publish.README.read_text()
     assert publish.with_results(readme) == readme, "run `dfflib publish` again"

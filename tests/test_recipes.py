@@ -83,6 +83,24 @@ def test_recipes_by_name():
         recipes.get("coco")
 
 
+@pytest.mark.parametrize("name", [name for name in recipes.RECIPES if name.startswith("shapes_")])
+def test_variations_borrow_what_they_can_and_train_jointly(trained, monkeypatch, name):
+    small = {**recipes.get(name).model, "channels": 8 if "small" not in name else 4, "flow_width": 0.25}
+    for each in recipes.RECIPES.values():
+        if each.name in (name, *recipes.get(name).borrowed.values()) and each.name != "shapes":
+            narrow = small if each.name == name else {**each.model, **{k: small[k] for k in ("flow_width",)}}
+            narrow["channels"] = 4 if "small" in each.name else 8
+            monkeypatch.setitem(recipes.RECIPES, each.name, replace(each, model=narrow))
+    done = train.train_stage("joint", "tiny", out_dir=str(trained), progress=False, recipe=name)
+    assert done.checkpoint.name == f"{name}_joint_s0.safetensors"
+    config = checkpoints.describe(done.checkpoint)[0]
+    assert config == small
+    for stage, lender in recipes.get(name).borrowed.items():
+        assert recipes.get(lender).lender(stage) == lender, "nobody lends what is borrowed"
+        assert (trained / "checkpoints" / f"{lender}_{stage}_s0.safetensors").is_file()
+        assert not (trained / "checkpoints" / f"{name}_{stage}_s0.safetensors").exists()
+
+
 def camvid_copy(root, names):
     """A copy of CamVid's training split in SegNet's layout, with labels that follow the file's number."""
     for folder in ("train", "trainannot"):
