@@ -25,7 +25,8 @@ class DeepFeatureFlow(nn.Module):
     """The system of Figure 2 of the paper.
 
     Args:
-        feature_net: N_feat, images ``(N, 3, H, W)`` -> features ``(N, C, h, w)``; has ``stride`` and ``channels``.
+        feature_net: N_feat, images ``(N, 3, H, W)`` -> features ``(N, C, h, w)``; has ``stride`` and ``channels``, and
+            ``finish`` if some of its layers belong to N_task.
         task_net: N_task, features -> class scores ``(N, classes, h, w)``.
         flow_source: F and S, ``(current, key, (h, w)) -> (flow, scale or None)``: see ``dfflib.flow``.
         padding_mode: what the warp finds outside the map; ``"zeros"`` as in the paper.
@@ -64,9 +65,15 @@ class DeepFeatureFlow(nn.Module):
         moved = warp(features, flow, self.padding_mode)
         return moved if scale is None else moved * scale
 
+    @property
+    def n_task(self) -> nn.Module:
+        """N_task: features to class scores on the same grid. With a split N, its last layers come first."""
+        finish = getattr(self.feature_net, "finish", ())
+        return nn.Sequential(finish, self.task_net) if len(finish) else self.task_net
+
     def predict(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """Class scores at image size: N_task, then bilinear upsampling to ``(N, classes, *size)``."""
-        return F.interpolate(self.task_net(features), size=tuple(size), mode="bilinear", align_corners=False)
+        return F.interpolate(self.n_task(features), size=tuple(size), mode="bilinear", align_corners=False)
 
     def forward(self, key: Tensor, current: Tensor, is_key: Tensor | None = None) -> Tensor:
         """Scores of the current frame by way of the key frame's features, ``(N, classes, H, W)``.
@@ -106,7 +113,7 @@ FLOW_NETS = {
 def build(
     num_classes: int = 2, feature_net: str = "residual", channels: int = 64, width: float = 1.0,
     flow_net: str = "flownet_sr", flow_width: float = 0.375, flow_input_stride: int = 1, scale: bool = True,
-    stride_in_1x1: bool = False, frozen: bool = False,
+    stride_in_1x1: bool = False, frozen: bool = False, task_blocks: int = 0,
 ) -> DeepFeatureFlow:  # fmt: skip
     """Assemble a model from plain values, as checkpoints store them.
 
@@ -120,6 +127,7 @@ def build(
         flow_width: channel factor of the flow network.
         flow_input_stride: 1 for frames at full size, 2 for half size.
         scale: with the scale field or without.
+        task_blocks: of the residual network, how many of its last blocks belong to N_task.
         stride_in_1x1, frozen: of a ResNet, see ``dfflib.resnet.ResNetFeatures``.
     """
     if feature_net not in (*FEATURE_NETS, *RESNETS) or flow_net not in FLOW_NETS:
@@ -128,7 +136,7 @@ def build(
             f"{', '.join((*FEATURE_NETS, *RESNETS))} and {', '.join(FLOW_NETS)}."
         )
     if feature_net == "residual":
-        features = ResidualSegmenter(channels)
+        features = ResidualSegmenter(channels, task_blocks=task_blocks)
         task = segmentation_head(channels, num_classes)
     elif feature_net in RESNETS:
         from dfflib.resnet import ResNetFeatures  # importing torchvision takes seconds that no other model needs

@@ -58,7 +58,7 @@ def component_flops(model: DeepFeatureFlow, size: tuple[int, int] = SIZE) -> dic
         "N_feat": counted,
         "F": flow,
         "W": (4 + has_scale) * features.numel(),
-        "N_task": _run(model.task_net, features)[1],
+        "N_task": _run(model.n_task, features)[1],
     }
 
 

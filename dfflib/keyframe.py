@@ -70,13 +70,17 @@ class ResidualSegmenter(nn.Module):
     Args:
         channels: C of the feature map.
         dilations: one residual block for each.
+        task_blocks: so many of the last blocks belong to N_task: they run on every frame, after the warp (paper, Table 5).
+            Names of parameters do not depend on it, so one checkpoint serves every split.
     """
 
     stride = 4
 
-    def __init__(self, channels: int = 64, dilations: tuple[int, ...] = (1, 1, 2, 2, 4, 4)):
+    def __init__(self, channels: int = 64, dilations: tuple[int, ...] = (1, 1, 2, 2, 4, 4), task_blocks: int = 0):
         super().__init__()
-        self.channels = channels
+        if not 0 <= task_blocks <= len(dilations):
+            raise ValueError(f"task_blocks is {task_blocks}: choose 0 to {len(dilations)}, the number of blocks.")
+        self.channels, self.split = channels, len(dilations) - task_blocks
         self.normalise = Normalise()
         self.stem = nn.Sequential(
             nn.Conv2d(3, channels // 2, 3, 2, 1, bias=False), nn.BatchNorm2d(channels // 2), nn.ReLU(inplace=True),
@@ -86,7 +90,12 @@ class ResidualSegmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(N, 3, H, W)`` in [0, 1] -> features ``(N, C, ceil(H/4), ceil(W/4))``, after a ReLU as in the paper."""
-        return self.blocks(self.stem(self.normalise(images)))
+        return self.blocks[: self.split](self.stem(self.normalise(images)))
+
+    @property
+    def finish(self) -> nn.Sequential:
+        """The blocks that belong to N_task: ``(N, C, h, w)`` -> the same shape."""
+        return self.blocks[self.split :]
 
 
 def segmentation_head(channels: int, num_classes: int) -> nn.Conv2d:

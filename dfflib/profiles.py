@@ -62,7 +62,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         "smoke", "every notebook in under two minutes on two CPU cores; starts from the shipped checkpoints",
-        shipped=True, crop=(96, 128), batch=4, eval_step=3, clips=12,
+        shipped=True, crop=(96, 128), batch=4, eval_step=3, clips=6,
         steps={"keyframe": 120, "flow_pretrain": 60, "flow_detached": 60, "joint": 60},
         shapes_steps={"keyframe": 60, "flow_pretrain": 60, "flow_detached": 30, "joint": 30, "fix_flow": 30, "dis": 30},
     ),

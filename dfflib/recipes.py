@@ -132,6 +132,8 @@ _COMPACT = dict(flow_net="flownet_sr", flow_width=0.375)  # FlowNetS as the Juli
 for _recipe in (
     _of_shapes("shapes_no_scale", _KEY | _FLOW, scale=False),
     _of_shapes("shapes_half_input", _KEY, flow_input_stride=2),
+    _of_shapes("shapes_split_2", _KEY | _FLOW, task_blocks=2),
+    _of_shapes("shapes_split_4", _KEY | _FLOW, task_blocks=4),
     _of_shapes("shapes_narrow_flow", _KEY, flow_width=0.375),
     _of_shapes("shapes_flownet", _KEY, **_COMPACT),
     _of_shapes("shapes_small", _FLOW, channels=32),
@@ -141,8 +143,9 @@ for _recipe in (
                channels=32, **_COMPACT),
 ):  # fmt: skip
     RECIPES[_recipe.name] = _recipe
-"""Variations on ``shapes``, for one figure or table each: no scale field; flow from frames of half size; the flow network at
-half width; a compact FlowNetS instead; a key-frame network of half the channels, with each of these three flow networks."""
+"""Variations on ``shapes``, for one figure or table each: no scale field; flow from frames of half size; two and four blocks
+of N after the warp; the flow network at half width; a compact FlowNetS instead; a key-frame network of half the channels, with
+each of these three flow networks."""
 
 
 def get(name: str) -> Recipe:

@@ -230,3 +230,16 @@ def test_an_unknown_network_is_refused(kwargs):
     with pytest.raises(DffError, match="resnet|raft") as caught:
         build(**kwargs)
     assert "residual, flownet_s" in str(caught.value)
+
+
+def test_where_n_is_split_changes_nothing_without_a_warp():
+    torch.manual_seed(0)
+    whole = build(num_classes=3, channels=8, flow_width=0.03).eval()
+    images = torch.rand(2, 3, 33, 48)
+    for blocks in (1, 4, 6):
+        split = build(num_classes=3, channels=8, flow_width=0.03, task_blocks=blocks).eval()
+        split.load_state_dict(whole.state_dict())  # one checkpoint serves every split
+        torch.testing.assert_close(split.per_frame(images), whole.per_frame(images))
+        assert len(split.feature_net.blocks) == 6 and not torch.equal(split.extract(images), whole.extract(images))
+    with pytest.raises(ValueError, match="task_blocks is 7: choose 0 to 6"):
+        build(task_blocks=7)
