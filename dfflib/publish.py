@@ -18,7 +18,7 @@ from dfflib.paths import CHECKPOINTS, FIGURES, ROOT, run_dir, write_atomically
 from dfflib.study import VARIANTS
 
 SHIPPED = ("keyframe_s0", "flow_pretrain_s0", "flow_detached_s0", "joint_s0", "joint_s1", "joint_s2",
-           "shapes_flow_pretrain_s0",
+           "camvid_keyframe_s0", "shapes_flow_pretrain_s0",
            *(f"shapes_{stage}_s{seed}" for stage in ("keyframe", "flow_detached", "joint", "fix_flow", "dis")
              for seed in (0, 1, 2)))  # fmt: skip
 README = ROOT / "README.md"
@@ -67,10 +67,11 @@ def checkpoint_table() -> str:
         "",
         "Written by `dfflib publish` from the files' own headers. Files named `shapes_` were trained on the Shapes world",
         "(medium level, 128x128, seeds of the train part), the others on the train parts of the three sample clips with",
-        "intensity-threshold labels (their `flow_pretrain`: on frames moved by a known flow). `flow_pretrain` is shared by all",
-        "seeds. The metric is mIoU on the validation part, for `flow_pretrain` the end-point error in pixels. A file holds the",
-        "parts that its stage trains, in half precision. Each is made again, on a CPU, by `dfflib train STAGE --profile laptop",
-        "--seed SEED`, with `--recipe shapes` for those of the Shapes world; beside it lies its log.",
+        "intensity-threshold labels (their `flow_pretrain`: on frames moved by a known flow), `camvid_` on nine tenths of",
+        "CamVid's training split. `flow_pretrain` is shared by all seeds. The metric is mIoU on the validation part, for",
+        "`flow_pretrain` the end-point error in pixels. A file holds the parts that its stage trains, in half precision.",
+        "Each is made again, on a CPU, by `dfflib train STAGE --profile laptop --seed SEED`, with `--recipe shapes` or",
+        "`--recipe camvid` where the name begins so; beside it lies its log.",
         "",
         "| file | steps | metric | seconds | device | MB | SHA-256 |",
         "|---|---|---|---|---|---|---|",
