@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dfflib.data.clips import IGNORE, Clip
@@ -99,3 +100,28 @@ def render_rate(level: str, size: tuple[int, int], clips: int = 6, frames: int =
     finally:
         cv2.setNumThreads(threads)
     return sorted(rates)[len(rates) // 2]
+
+
+def kinds_of_pixel(clip: ShapesClip, i: int, k: int, reach: int = 3) -> dict[str, Tensor]:
+    """Why a label of frame i may not be had from frame k: four disjoint masks that cover the frame.
+
+    Args:
+        clip: of the Shapes world, where the reasons are known.
+        i, k: current and key frame.
+        reach: pixels to both sides of an outline that count as near it.
+
+    Returns:
+        Kind -> ``(H, W)`` bool: covered in the key frame (by something in front), outside the key frame, near an outline of
+        frame i, elsewhere; each without those before it, but that a place outside counts as outside.
+    """
+    labels = clip.masks[i][None, None].float()
+    largest, smallest = (sign * F.max_pool2d(sign * labels, 2 * reach + 1, 1, reach)[0, 0] for sign in (1, -1))
+    outside = clip.out_of_view(i, k)
+    covered = clip.occluded(i, k) & ~outside
+    outline = (largest != smallest) & ~outside & ~covered
+    return {
+        "covered in the key frame": covered,
+        "outside the key frame": outside,
+        "near an outline": outline,
+        "elsewhere": ~(covered | outside | outline),
+    }

@@ -8,7 +8,15 @@ import torch
 
 from dfflib.data.clips import Clip
 from dfflib.data.shapes import ShapesClip
-from dfflib.statistics import QUANTILES, class_frequencies, dis_motion, exact_motion, motion_quantiles, render_rate
+from dfflib.statistics import (
+    QUANTILES,
+    class_frequencies,
+    dis_motion,
+    exact_motion,
+    kinds_of_pixel,
+    motion_quantiles,
+    render_rate,
+)
 
 
 def test_class_frequencies_count_pixels_and_frames():
@@ -69,3 +77,17 @@ def test_render_rate_is_a_rate_and_leaves_threads_as_they_were():
     threads = cv2.getNumThreads()
     assert render_rate("easy", (16, 16), clips=3, frames=2) > 0
     assert cv2.getNumThreads() == threads
+
+
+@pytest.mark.parametrize("i, k", [(9, 4), (6, 6)])
+def test_kinds_of_pixel_share_the_frame(i, k):
+    clip = ShapesClip(2_000_018, "medium", (65, 96), 12)
+    kinds = kinds_of_pixel(clip, i, k)
+    assert torch.equal(sum(mask.int() for mask in kinds.values()), torch.ones(65, 96, dtype=torch.int32))
+    covered, outside, outline, _ = kinds.values()
+    assert torch.equal(covered | outside, clip.occlusion(i, k)) and torch.equal(outside, clip.out_of_view(i, k))
+    assert (covered.any() and outside.any()) if i != k else not (covered | outside).any()
+    labels = clip.masks[i]
+    for y, x in torch.nonzero(~clip.occlusion(i, k))[::37].tolist():  # by the definition, pixel by pixel
+        window = labels[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4]
+        assert outline[y, x] == (len(window.unique()) > 1)
