@@ -114,6 +114,28 @@ def compare(
     return tidy(table, "08_methods", "shapes/medium/test", seed=seed, interval=interval)
 
 
+def variations(
+    names: dict[str, str], profile: str, seed: int = 0, out_dir: str = "", interval: int = 5, progress: bool = False
+) -> pd.DataFrame:
+    """Accuracy of jointly trained models that differ in one thing, at every offset, on the same test scenes.
+
+    Args:
+        names: method -> recipe (`dfflib.recipes`); the models are those of its ``joint`` stage.
+        profile, seed, out_dir: which checkpoints.
+        interval: offsets 0 .. interval - 1 are measured.
+        progress: show bars.
+
+    Returns:
+        Columns of `dfflib.evaluate.by_offset`, and ``seed``: DFF of each model, under the name given.
+    """
+    clips, tables = test_clips(profiles.get(profile).clips, interval), []
+    for method, recipe in names.items():
+        model = load(["joint"], profile, seed, out_dir, progress, recipe)
+        table = by_offset(model, clips, interval, {method: model.flow_source}, progress=progress)
+        tables.append(table[table["method"] == method])
+    return pd.concat(tables, ignore_index=True).assign(seed=seed)
+
+
 @torch.inference_mode()
 def flow_errors(
     profile: str, seed: int = 0, out_dir: str = "", offsets: Iterable[int] = (1, 5, 9),

@@ -46,6 +46,19 @@ def test_every_variant_is_measured_at_every_offset(trained):
         assert miou.loc[list(together), 0].nunique() == 1  # one N on key frames
 
 
+def test_variations_are_named_as_asked(trained, monkeypatch):
+    for name in ("shapes_no_scale", "shapes_split_2"):
+        small = {**recipes.get(name).model, "channels": 8, "flow_width": 0.25}
+        monkeypatch.setitem(recipes.RECIPES, name, replace(recipes.get(name), model=small))
+    names = {"DFF": "shapes", "DFF, S = 1": "shapes_no_scale", "split": "shapes_split_2"}
+    table = study.variations(names, "tiny", 0, trained, interval=3)
+    found = table[table["metric"] == "miou"].pivot(index="method", columns="offset", values="value")
+    assert set(found.index) == set(names) and found.shape == (3, 3)
+    whole = study.compare("tiny", 0, trained, ["DFF"], 3)
+    whole = whole[(whole["metric"] == "miou") & (whole["method"] == "DFF")].set_index("offset")["value"]
+    assert found.loc["DFF"].tolist() == pytest.approx(whole.tolist(), abs=1e-6)
+
+
 def test_errors_of_flow_are_those_of_known_fields(trained):
     table = study.flow_errors("tiny", 0, trained, offsets=(1, 3), stages=("flow_pretrain", "joint"))
     assert list(table.columns) == COLUMNS
