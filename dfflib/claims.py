@@ -11,12 +11,13 @@ file               rows that the rules read
                    every offset), ``copy``, ``DFF``, ``fix N``, ``fix F``, ``separate``, ``SFF fast``, ``SFF slow``; others
                    (``exact``, ``DIS + N``) may stand beside them
 07_curves          ``miou`` for offsets 0 .. 19; method = key-frame network + flow network: ``large`` or ``small`` +
-                   ``correlation``, ``correlation half`` or ``flownet_inception``, such as ``large + correlation``
+                   ``correlation``, ``correlation half size`` (of the frames that it sees) or ``flownet``
+07_runtime         the same methods; metrics ``key`` and ``non-key`` (ms)
 08_scale           ``miou`` for each offset; methods ``DFF`` and ``DFF, S = 1`` (trained without the scale field)
 08_flow_input      ``miou`` for each offset; methods ``half size`` and ``full size`` of the frames that F sees
 08_split           method ``N_task of 1 layers`` (any number): ``miou`` for each offset; ``fps`` at l = 5
 08_flops           ``inverse_r``; method ``resnet50 + flownet`` or as in Table 2 (case, spaces, - and _ do not matter)
-08_runtime         method ``ResNet-101 + FlowNet``, and as in 07_curves; metrics ``N_feat``, ``F``, ``W``, ``N_task``, ``key``,
+08_runtime         method ``ResNet-101 + FlowNet``; metrics ``N_feat``, ``F``, ``W``, ``N_task``, ``key``,
                    ``non-key`` (ms); for several ``interval``s ``speedup_measured`` (against the key-frame network on every
                    frame) and ``speedup_predicted`` (eq. 7, from key and non-key)
 ================== =====================================================================================================
@@ -238,7 +239,7 @@ def _figure3() -> list[Claim]:
               ("07_curves",), f"{HEAVY}, small + correlation", rules.order(HEAVY, "small + correlation", 10), CURVES),
     ]  # fmt: skip
     for flow_net, ours in (
-        ("FlowNet Half", "large + correlation half"),
+        ("FlowNet Half", f"{HEAVY} half size"),
         ("FlowNet Inception", "large + flownet_inception"),
     ):
         (a, b), (before, after) = (
@@ -250,7 +251,7 @@ def _figure3() -> list[Claim]:
                 "Figure 3",
                 f"{flow_net} costs little accuracy and gains speed.",
                 f"{a:.1f} to {b:.1f} mIoU, {before:.2f} to {after:.2f} fps (Cityscapes, ResNet-101, l = 5)",
-                ("07_curves", "08_runtime"),
+                ("07_curves", "07_runtime"),
                 f"{HEAVY}, {ours}",
                 rules.loss(HEAVY, ours, math.ceil(a - b), range(5), faster=True),
                 CURVES,

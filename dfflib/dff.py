@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dfflib.correlation import CorrelationFlowNet
 from dfflib.errors import DffError
-from dfflib.flow import FlowNetS, FlowNetSR, FlowNetwork
+from dfflib.flow import FlowNetwork
+from dfflib.flownet import FlowNetS, FlowNetSR
 from dfflib.inception import FlowNetInception
 from dfflib.keyframe import FlowNetSegmenter, ResidualSegmenter, segmentation_head
 from dfflib.warp import warp
@@ -61,7 +62,13 @@ class DeepFeatureFlow(nn.Module):
             features: of the key frame, ``(N, C, h, w)``.
             key, current: the two frames, ``(N, 3, H, W)``.
         """
-        flow, scale = self.flow_source(current, key, tuple(features.shape[-2:]))
+        return self.move(features, *self.flow_source(current, key, tuple(features.shape[-2:])))
+
+    def move(self, features: Tensor, flow: Tensor, scale: Tensor | None) -> Tensor:
+        """Warp features along a flow, times the scale field if there is one (eq. 3); flow in feature cells.
+
+        Features of one key frame serve any number of flows: ``(1 or N, C, h, w)`` and ``(N, 2, h, w)``.
+        """
         moved = warp(features, flow, self.padding_mode)
         return moved if scale is None else moved * scale
 

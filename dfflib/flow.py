@@ -1,9 +1,12 @@
-"""Where the flow comes from: FlowNetS and its reduced form, their wrapping as a flow network, and sources without one.
+"""Where the flow comes from: flow networks as Deep Feature Flow uses them, and sources without one.
 
 Every source is called as ``source(current, key, size) -> (flow, scale)``: two image batches ``(N, 3, H, W)`` in [0, 1] and
 the feature map's ``(h, w)``; the flow ``(N, 2, h, w)`` runs from the current frame to the key frame in feature cells, the
 scale field is ``(N, C, h, w)``, or None where there is nothing to learn. So any source fits the same place in
 ``DeepFeatureFlow``, and an ablation is a change of one argument.
+
+A key frame is asked about many times, so a call is two steps: ``memory = source.remember(key)`` once an interval, and
+``source.follow(memory, current, size)`` for every other frame.
 """
 
 import cv2
@@ -13,110 +16,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dfflib.flownet import FLOW_UNIT, FlowNetS
 from dfflib.warp import resample, resize_flow
 
-NEGATIVE_SLOPE = 0.1  # of every LeakyReLU in FlowNet
-FLOW_UNIT = 20.0  # FlowNet predicts displacement / 20 of its own input pixels (the authors' explanation of x2.5)
 
+class FlowSource(nn.Module):
+    """What every source of flow answers to. One that has nothing to compute from the key frame alone remembers the frame."""
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution, "same" padding (output size ceil(H / stride)), bias, LeakyReLU 0.1."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2), nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
-    )
+    def remember(self, key: Tensor):
+        """All that can be computed from the key frame ``(N, 3, H, W)`` alone, once an interval."""
+        return key
 
-
-def deconv(inputs: int, outputs: int) -> nn.Sequential:
-    """4x4 transposed convolution that doubles the size, bias, LeakyReLU 0.1."""
-    return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True))
-
-
-class FlowNetS(nn.Module):
-    """FlowNet "Simple": an encoder to stride 64 and a decoder back to stride 4 (paper, Tables 6 and 7).
-
-    The published channel counts are those of ``width=1``; ``width=0.5`` is the paper's FlowNet Half. With 6 inputs (two
-    frames) it estimates flow; with 3 inputs and a class per output it is the key-frame model of the Julia prototype.
-
-    Args:
-        inputs: input channels, 6 for a pair of frames, 3 for one.
-        outputs: predicted channels, 2 for flow.
-        width: factor on every channel count.
-    """
-
-    # name, kernel, stride, channels: the encoder, row by row
-    ENCODER = (
-        ("conv1", 7, 2, 64), ("conv2", 5, 2, 128), ("conv3", 5, 2, 256), ("conv3_1", 3, 1, 256), ("conv4", 3, 2, 512),
-        ("conv4_1", 3, 1, 512), ("conv5", 3, 2, 512), ("conv5_1", 3, 1, 512), ("conv6", 3, 2, 1024), ("conv6_1", 3, 1, 1024),
-    )  # fmt: skip
-    # skip connection, channels of the deconvolution that meets it: the decoder, coarse to fine
-    DECODER = (("conv5_1", 512), ("conv4_1", 256), ("conv3_1", 128), ("conv2", 64))
-    PARAMETERS = {(6, 2): 38_676_514, (3, 2): 38_667_106}  # (inputs, outputs) at width 1, summed from the tables
-
-    def __init__(self, inputs: int = 6, outputs: int = 2, width: float = 1.0):
-        super().__init__()
-        channels, previous = {}, inputs
-        for name, kernel, stride, count in self.ENCODER:
-            channels[name] = max(1, round(count * width))
-            self.add_module(name, conv(previous, channels[name], kernel, stride))
-            previous = channels[name]
-        self.predict, self.upscore, self.deconv = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for skip, count in self.DECODER:
-            count = max(1, round(count * width))
-            self.predict.append(nn.Conv2d(previous, outputs, 3, 1, 1))
-            self.upscore.append(nn.ConvTranspose2d(outputs, outputs, 4, 2, 1))
-            self.deconv.append(deconv(previous, count))
-            previous = channels[skip] + count + outputs
-        self.predict.append(nn.Conv2d(previous, outputs, 3, 1, 1))
-        self.channels = previous  # of the last concatenation: 194 in FlowNet
-        self.stride = 4
-        _initialise(self)
-        expected = self.PARAMETERS.get((inputs, outputs)) if width == 1 else None
-        count = sum(p.numel() for p in self.parameters())
-        assert expected in (None, count), f"{count} parameters where the reference has {expected}"
-
-    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Predict at every level.
+    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Flow from current frames to the key frame, and the scale field; see ``forward``.
 
         Args:
-            x: ``(N, inputs, H, W)``, any size.
-
-        Returns:
-            Predictions from coarse to fine, the last one ``(N, outputs, ceil(H/4), ceil(W/4))``; and the last decoder
-            concatenation ``(N, channels, ceil(H/4), ceil(W/4))``, from which a scale field is read.
+            memory: from `remember`, of a key frame for each current frame or of one for all.
+            current: ``(N, 3, H, W)``.
+            size: ``(h, w)`` of the feature map.
         """
-        skips = {}
-        for name, *_ in self.ENCODER:
-            x = skips[name] = self.get_submodule(name)(x)
-        predictions = []
-        for level, (skip, _) in enumerate(self.DECODER):
-            predictions.append(self.predict[level](x))
-            skip = skips[skip]
-            rows, columns = skip.shape[-2:]  # odd sizes: what was doubled is cropped to the skip map
-            up = self.upscore[level](predictions[-1])[..., :rows, :columns]
-            x = torch.cat((skip, self.deconv[level](x)[..., :rows, :columns], up), dim=1)
-        predictions.append(self.predict[-1](x))
-        return predictions, x
+        raise NotImplementedError
+
+    def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``."""
+        return self.follow(self.remember(key), current, size)
 
 
-class FlowNetSR(FlowNetS):
-    """The Julia prototype's "simple and reduced" FlowNetS: the encoder stops at stride 16, the decoder has two levels."""
-
-    ENCODER = FlowNetS.ENCODER[:6]
-    DECODER = (("conv3_1", 128), ("conv2", 64))
-    PARAMETERS = {(6, 2): 6_637_138}
-
-
-def _initialise(net: nn.Module) -> None:
-    """He initialisation for LeakyReLU; biases zero; linear predictions start small."""
-    for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
-            nn.init.zeros_(module.bias)
-    for predict in net.predict:
-        nn.init.normal_(predict.weight, std=1e-3)
-
-
-class FlowNetwork(nn.Module):
+class FlowNetwork(FlowSource):
     """A flow network as Deep Feature Flow uses it: flow in feature cells, and the scale field (paper, section 3).
 
     Frames are concatenated **current first, key second**. With ``input_stride=2`` both are halved first, as in the paper.
@@ -154,27 +80,40 @@ class FlowNetwork(nn.Module):
         The loss of flow pre-training compares all levels with the true flow.
         """
         levels, decoder = self._units(current, key)
-        strides = [self.net.stride * 2**n for n in reversed(range(len(levels)))]  # of each level, in input pixels
-        return [level * (FLOW_UNIT / stride) for level, stride in zip(levels, strides, strict=True)], decoder
+        return [level * (FLOW_UNIT / stride) for level, stride in zip(levels, self.net.strides, strict=True)], decoder
+
+    def _prepared(self, image: Tensor) -> Tensor:
+        """Centred (the authors subtract the mean colour), and halved where the net sees frames of half size."""
+        image = image - 0.45
+        return F.avg_pool2d(image, self.input_stride, ceil_mode=True) if self.input_stride > 1 else image
 
     def _units(self, current: Tensor, key: Tensor) -> tuple[list[Tensor], Tensor]:
-        pair = torch.cat((current, key), dim=1) - 0.45  # centred; the authors subtract the mean colour
-        if self.input_stride > 1:
-            pair = F.avg_pool2d(pair, self.input_stride, ceil_mode=True)
-        return self.net(pair)
+        return self.net(self._prepared(torch.cat((current, key), dim=1)))
 
     def image_flow(self, current: Tensor, key: Tensor) -> Tensor:
         """Flow at image size, in pixels, ``(N, 2, H, W)``."""
         levels, _ = self._units(current, key)
         return resample(levels[-1], tuple(current.shape[-2:])) * (FLOW_UNIT * self.input_stride)
 
+    def remember(self, key: Tensor):
+        """What the net computes from the key frame alone."""
+        return self.net.remember(self._prepared(key))
+
+    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Flow and scale field of current frames by a remembered key frame."""
+        return self._at(self.net.follow(memory, self._prepared(current)), size)
+
     def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-        """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``.
+        """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``."""
+        return self._at(self._units(current, key), size)  # one pass for both frames: in training that is the faster way
+
+    def _at(self, found: tuple[list[Tensor], Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """The net's answer on the feature grid.
 
         A cell of a strided network is its stride wide whatever the image's size, so the factor is `unit` and not a ratio
         of sizes, which rounding makes differ at odd ones.
         """
-        levels, decoder = self._units(current, key)
+        levels, decoder = found
         flow = resample(levels[-1], size) * self.unit
         if self.scale_head is None:
             return flow, None
@@ -183,19 +122,19 @@ class FlowNetwork(nn.Module):
         return flow, 1 + resample(self.scale_head(decoder), size)
 
 
-class ZeroFlow(nn.Module):
+class ZeroFlow(FlowSource):
     """No motion: the key frame's features are copied as they are. The baseline that any flow has to beat."""
 
     def image_flow(self, current: Tensor, key: Tensor) -> Tensor:
         """Zeros ``(N, 2, H, W)``."""
         return current.new_zeros(current.shape[0], 2, *current.shape[-2:])
 
-    def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
         """Zeros ``(N, 2, h, w)``."""
         return current.new_zeros(current.shape[0], 2, *size), None
 
 
-class ExactFlow(nn.Module):
+class ExactFlow(FlowSource):
     """The true flow of a Shapes clip in the place of an estimate.
 
     It cannot be read from images, so `at` says which frames the next call is about. A feature cell takes the flow of the
@@ -225,14 +164,14 @@ class ExactFlow(nn.Module):
         """Flow at image size, in pixels, ``(N, 2, H, W)``, of the frames named last; the images are not looked at."""
         return self._flow
 
-    def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
         """Flow ``(N, 2, h, w)`` in feature cells."""
         flow = self._flow.to(current)
         cells = flow.new_tensor([size[1] / flow.shape[-1], size[0] / flow.shape[-2]]).view(1, 2, 1, 1)
         return F.interpolate(flow, size=tuple(size), mode="nearest-exact") * cells, None
 
 
-class Ablated(nn.Module):
+class Ablated(FlowSource):
     """A flow source with its flow or its scale field taken out: which of the two does the work?
 
     Args:
@@ -245,55 +184,70 @@ class Ablated(nn.Module):
         super().__init__()
         self.source, self.keep_flow, self.keep_scale = source, flow, scale
 
-    def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def remember(self, key: Tensor):
+        """What the source remembers."""
+        return self.source.remember(key)
+
+    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """What is kept of the source's flow and scale."""
-        flow, scale = self.source(current, key, size)
+        flow, scale = self.source.follow(memory, current, size)
         return flow if self.keep_flow else torch.zeros_like(flow), scale if self.keep_scale else None
 
 
-class DISFlow(nn.Module):
+GREY = (0.299, 0.587, 0.114)  # of red, green and blue
+
+
+class DISFlow(FlowSource):
     """Classical dense inverse search flow by OpenCV (Kroeger et al., ECCV 2016), on the CPU; needs no training.
 
     Args:
         preset: ``"ultrafast"``, ``"fast"`` or ``"medium"``.
+        input_stride: 1 for full-size frames, 2 for half: a quarter of the work, and half as fine.
     """
 
     PRESETS = {"ultrafast": 0, "fast": 1, "medium": 2}
     SMALLEST = 32  # pixels: OpenCV may end the process with less, so smaller frames are enlarged first
 
-    def __init__(self, preset: str = "medium"):
+    def __init__(self, preset: str = "medium", input_stride: int = 1):
         super().__init__()
         if preset not in self.PRESETS:
             raise ValueError(f"preset is {preset!r}: choose one of {', '.join(self.PRESETS)}.")
-        self.preset = preset
+        self.preset, self.input_stride = preset, input_stride
         self._dis = None  # made when first used: the OpenCV object cannot be copied or pickled
 
     def image_flow(self, current: Tensor, key: Tensor) -> Tensor:
         """Flow from current to key at image size, in pixels, ``(N, 2, H, W)``."""
+        return self._flow(self.remember(key), current, tuple(current.shape[-2:]))
+
+    def remember(self, key: Tensor) -> list[np.ndarray]:
+        """The key frames in grey, as OpenCV takes them."""
+        return self._grey(key)
+
+    def follow(self, memory: list[np.ndarray], current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+        """Flow ``(N, 2, h, w)`` in feature cells."""
+        return self._flow(memory, current, size).to(current.dtype), None
+
+    def _flow(self, keys: list[np.ndarray], current: Tensor, size: tuple[int, int]) -> Tensor:
+        """Flow on a grid of the given size, in its cells."""
         if self._dis is None:
             self._dis = cv2.DISOpticalFlow_create(self.PRESETS[self.preset])
-        height, width = current.shape[-2:]
-        factor = max(1, -(-self.SMALLEST // min(height, width)))
-        flows = []
-        for pair in zip(_grey(current), _grey(key)):
-            if factor > 1:
-                pair = [cv2.resize(image, (width * factor, height * factor)) for image in pair]
-            flows.append(torch.from_numpy(self._dis.calc(*pair, None)).permute(2, 0, 1))
-        return resize_flow(torch.stack(flows).to(current.device, torch.float32), (height, width))
+        keys = keys * len(current) if len(keys) == 1 else keys
+        flows = [self._dis.calc(image, key, None) for image, key in zip(self._grey(current), keys, strict=True)]
+        return resize_flow(torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).to(current.device), size)
 
-    def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
-        """Flow ``(N, 2, h, w)`` in feature cells."""
-        return resize_flow(self.image_flow(current, key), size).to(current.dtype), None
+    def _grey(self, images: Tensor) -> list[np.ndarray]:
+        """Images ``(N, 3, H, W)`` in [0, 1] as uint8 grey values, ``(H, W)`` each; halved if asked, enlarged if small."""
+        grey = images.detach().float().permute(0, 2, 3, 1) @ images.new_tensor(GREY, dtype=torch.float32)
+        if self.input_stride > 1:
+            grey = F.avg_pool2d(grey[:, None], self.input_stride, ceil_mode=True)[:, 0]
+        grey = (grey * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        factor = max(1, -(-self.SMALLEST // min(grey.shape[-2:])))
+        if factor == 1:
+            return list(grey)
+        return [cv2.resize(image, (image.shape[1] * factor, image.shape[0] * factor)) for image in grey]
 
     def __getstate__(self):
         return {**self.__dict__, "_dis": None}
-
-
-def _grey(images: Tensor) -> np.ndarray:
-    """Images in [0, 1] as contiguous uint8 grey values, ``(N, H, W)``."""
-    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
-    grey = (images.detach().float() * weights).sum(1)
-    return np.ascontiguousarray((grey * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
 
 
 def end_point_error(flow: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:

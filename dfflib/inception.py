@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dfflib.flow import FlowNetS, _initialise, conv, deconv
+from dfflib.flownet import FlowNetS, _initialise, conv, deconv
 
 
 class Block(NamedTuple):
@@ -125,7 +125,10 @@ class FlowNetInception(FlowNetS):
             self.deconv.append(deconv(previous, _scaled(count, width)))
             previous = channels[skip] + _scaled(count, width) + outputs
         self.predict.append(nn.Conv2d(previous, outputs, 3, 1, 1))
-        self.channels, self.stride = previous, 4  # 98 channels in the published encoder with this decoder
+        self.channels, self.strides = (
+            previous,
+            (64, 32, 16, 8, 4),
+        )  # 98 channels in the published encoder with this decoder
         _initialise(self)
 
 

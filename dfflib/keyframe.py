@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfflib.flow import FlowNetS
+from dfflib.flownet import FlowNetS
 
 # Mean and standard deviation of natural images, per RGB channel (ImageNet): the input normalisation of the field.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -15,12 +15,14 @@ import pandas as pd
 from dfflib import checkpoints, claims
 from dfflib.errors import DffError
 from dfflib.paths import CHECKPOINTS, FIGURES, ROOT, run_dir, write_atomically
+from dfflib.recipes import RECIPES
 from dfflib.study import VARIANTS
 
 SHIPPED = ("keyframe_s0", "flow_pretrain_s0", "flow_detached_s0", "joint_s0", "joint_s1", "joint_s2",
            "camvid_keyframe_s0", "shapes_flow_pretrain_s0",
            *(f"shapes_{stage}_s{seed}" for stage in ("keyframe", "flow_detached", "joint", "fix_flow", "dis")
-             for seed in (0, 1, 2)))  # fmt: skip
+             for seed in (0, 1, 2)),
+           *(f"{name}_joint_s0" for name in RECIPES if name.startswith("shapes_")))  # fmt: skip
 README = ROOT / "README.md"
 END = "<!-- end of results -->"
 INTERVAL = 5  # of the README's table
@@ -70,8 +72,8 @@ def checkpoint_table() -> str:
         "intensity-threshold labels (their `flow_pretrain`: on frames moved by a known flow), `camvid_` on nine tenths of",
         "CamVid's training split. `flow_pretrain` is shared by all seeds. The metric is mIoU on the validation part, for",
         "`flow_pretrain` the end-point error in pixels. A file holds the parts that its stage trains, in half precision.",
-        "Each is made again, on a CPU, by `dfflib train STAGE --profile laptop --seed SEED`, with `--recipe shapes` or",
-        "`--recipe camvid` where the name begins so; beside it lies its log.",
+        "Each is made again, on a CPU, by `dfflib train STAGE --profile laptop --seed SEED --recipe RECIPE`, where the name is",
+        "`RECIPE_STAGE_sSEED`; without a recipe in its name it is `threshold`, the default. Beside it lies its log.",
         "",
         "| file | steps | metric | seconds | device | MB | SHA-256 |",
         "|---|---|---|---|---|---|---|",

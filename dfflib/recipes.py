@@ -128,24 +128,22 @@ def _of_shapes(name: str, borrowed: dict[str, str], **model) -> Recipe:
 
 
 _KEY, _FLOW = {"keyframe": "shapes"}, {"flow_pretrain": "shapes"}
-_COMPACT = dict(flow_net="flownet_sr", flow_width=0.375)  # FlowNetS as the Julia prototype reduced it, and narrow
+_COMPACT = dict(flow_net="flownet_sr", flow_width=0.25)  # FlowNetS as the Julia prototype reduced it, and narrow
+_HALF = dict(flow_input_stride=2)  # the same weights, trained at full size: a network of convolutions does not mind
 for _recipe in (
     _of_shapes("shapes_no_scale", _KEY | _FLOW, scale=False),
-    _of_shapes("shapes_half_input", _KEY, flow_input_stride=2),
     _of_shapes("shapes_split_2", _KEY | _FLOW, task_blocks=2),
     _of_shapes("shapes_split_4", _KEY | _FLOW, task_blocks=4),
-    _of_shapes("shapes_narrow_flow", _KEY, flow_width=0.375),
+    _of_shapes("shapes_half_input", _KEY | _FLOW, **_HALF),
     _of_shapes("shapes_flownet", _KEY, **_COMPACT),
     _of_shapes("shapes_small", _FLOW, channels=32),
-    _of_shapes("shapes_small_narrow_flow", {"keyframe": "shapes_small", "flow_pretrain": "shapes_narrow_flow"},
-               channels=32, flow_width=0.375),
+    _of_shapes("shapes_small_half_input", {"keyframe": "shapes_small"} | _FLOW, channels=32, **_HALF),
     _of_shapes("shapes_small_flownet", {"keyframe": "shapes_small", "flow_pretrain": "shapes_flownet"},
                channels=32, **_COMPACT),
 ):  # fmt: skip
     RECIPES[_recipe.name] = _recipe
-"""Variations on ``shapes``, for one figure or table each: no scale field; flow from frames of half size; two and four blocks
-of N after the warp; the flow network at half width; a compact FlowNetS instead; a key-frame network of half the channels, with
-each of these three flow networks."""
+"""Variations on ``shapes``, for one figure or table each: no scale field; two and four blocks of N after the warp; flow from
+frames of half size; a compact FlowNetS; a key-frame network of half the channels, with each of the three flow networks."""
 
 
 def get(name: str) -> Recipe:

@@ -78,23 +78,33 @@ def _neighbours(flow: Tensor, height: int, width: int, padding_mode: str) -> tup
     Positions are formed in float32 at least: in bfloat16 they would be wrong by a pixel from 256 on.
     """
     dtype = torch.promote_types(flow.dtype, torch.float32)
-    point = base_grid(*flow.shape[-2:], device=flow.device, dtype=dtype) + flow.to(dtype)
+    rows, columns = (torch.arange(side, device=flow.device, dtype=dtype) for side in flow.shape[-2:])
     axes = []
-    for position, size in ((point[:, 0], width), (point[:, 1], height)):
+    for position, size in ((flow[:, 0].to(dtype) + columns, width), (flow[:, 1].to(dtype) + rows[:, None], height)):
         # One cell beyond the edge every weight is 0 already; clamping there keeps far-away points out of integer overflow.
         low, high = (-1, size) if padding_mode == "zeros" else (0, size - 1)
         position = position.clamp(low, high)
         left = position.detach().floor()
         right_weight = position - left
-        index = torch.stack((left, left + 1), dim=-1)  # (N, h, w, 2)
-        weight = torch.stack((1 - right_weight, right_weight), dim=-1)
+        left_weight = 1 - right_weight
         if padding_mode == "zeros":
-            weight = weight * ((index >= 0) & (index < size))
-        axes.append((index.long().clamp(0, size - 1), weight))
-    (x, x_weight), (y, y_weight) = axes
-    corner = y[..., :, None] * width + x[..., None, :]  # (N, h, w, 2, 2)
-    weight = y_weight[..., :, None] * x_weight[..., None, :]
-    return corner.flatten(-2), weight.flatten(-2)
+            left_weight = left_weight * ((left >= 0) & (left < size))
+            right_weight = right_weight * (left < size - 1)
+        index = left.long()
+        axes.append((index.clamp(0, size - 1), (index + 1).clamp_(0, size - 1), left_weight, right_weight))
+    (left, right, left_weight, right_weight), (top, bottom, top_weight, bottom_weight) = axes
+    top, bottom = top * width, bottom * width
+    corner = torch.stack((top + left, top + right, bottom + left, bottom + right), dim=-1)
+    weight = torch.stack(
+        (
+            top_weight * left_weight,
+            top_weight * right_weight,
+            bottom_weight * left_weight,
+            bottom_weight * right_weight,
+        ),
+        dim=-1,
+    )
+    return corner, weight
 
 
 def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:

@@ -148,7 +148,7 @@ def lighter(name):
     def files(loss, ms):
         return {
             "07_curves": accuracy({HEAVY: 0, name: loss}),
-            "08_runtime": counts({HEAVY: 10, name: ms}, "non-key", "ms"),
+            "07_runtime": counts({HEAVY: 10, name: ms}, "non-key", "ms"),
         }
 
     return files(1, 5), files(3.5, 5), files(1, 11)
@@ -185,7 +185,7 @@ CASES = {  # claim: results that agree, agree in direction, disagree
     "split-speed": [splits((0, 0, 0), f) for f in ((4, 6, 3), (2, 6, 3), (5, 2, 3))],
     "gradual": [{"07_curves": accuracy({HEAVY: f})} for f in (STEPS, SUDDEN, SUDDEN[::-1])],
     "large-n": pair(HEAVY, "small + correlation", "07_curves"),
-    "light-half": lighter("large + correlation half"),
+    "light-half": lighter(f"{HEAVY} half size"),
     "light-inception": lighter("large + flownet_inception"),
     "scale": [{"08_scale": accuracy({"DFF": 0, "DFF, S = 1": f})} for f in (0.5, 1.5, 2.5)],
     "half-size": [{"08_flow_input": accuracy({"full size": 0, "half size": f})} for f in (0.5, 1.5, 2.5)],

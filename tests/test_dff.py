@@ -7,7 +7,8 @@ from torch import nn
 
 from dfflib.dff import FEATURE_NETS, FLOW_NETS, DeepFeatureFlow, build, prototype
 from dfflib.errors import DffError
-from dfflib.flow import DISFlow, FlowNetS, FlowNetSR, ZeroFlow
+from dfflib.flow import DISFlow, ZeroFlow
+from dfflib.flownet import FlowNetS, FlowNetSR
 from dfflib.keyframe import FlowNetSegmenter
 
 SMALL = {"channels": 8, "width": 0.03, "flow_width": 0.03}

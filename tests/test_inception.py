@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dfflib.dff import build
-from dfflib.flow import FlowNetS, FlowNetwork, multiscale_loss
+from dfflib.flow import FlowNetwork, multiscale_loss
+from dfflib.flownet import FlowNetS
 from dfflib.inception import Block, FlowNetInception, InceptionBlock
 
 TABLE_8 = """
@@ -105,7 +106,7 @@ def test_parameter_count_equals_the_sum_over_the_table(net):
         previous = out_of[skip] + count + 2
     total += 9 * previous * 2 + 2
     assert sum(p.numel() for p in net.parameters()) == total == 6_496_022
-    assert net.channels == previous == 98 and net.stride == 4
+    assert net.channels == previous == 98 and net.strides == (64, 32, 16, 8, 4)
 
 
 def test_reduction_block_by_hand():

@@ -6,7 +6,8 @@ import torch
 from dfflib.data.clips import Clip
 from dfflib.data.shapes import ShapesClip
 from dfflib.errors import DffError
-from dfflib.flow import DISFlow, ExactFlow, FlowNetSR, FlowNetwork, ZeroFlow
+from dfflib.flow import DISFlow, ExactFlow, FlowNetwork, ZeroFlow
+from dfflib.flownet import FlowNetSR
 from dfflib.masks import carry, propagation, region_similarity
 
 
