@@ -1,7 +1,12 @@
-"""Video in, predictions out, frame by frame in constant memory: Algorithm 1 of the paper as a generator.
+"""Video in, predictions out, in constant memory: Algorithm 1 of the paper as an engine, for files and for live sources.
 
-Online and causal: a frame's labels come out before the next frame is read, so a live source works as well as a file.
-Only the key frame and its features are kept.
+Two modes that label every frame alike, to rounding:
+
+* *online*: a frame's labels come out before the next frame is read. For a camera.
+* *batched*: the frames between two key frames go through the flow and task networks together. For a file.
+
+A non-key frame costs the flow network on that frame, one warp and the task network. What depends on the key frame alone, its
+features and its half of the flow network's input, is computed once an interval and kept; nothing else is.
 """
 
 import itertools
@@ -18,16 +23,26 @@ from tqdm.auto import tqdm
 
 from dfflib import checkpoints
 from dfflib.colours import overlay
+from dfflib.data.ahead import ahead
 from dfflib.data.video import read_stream, resized_shape
 from dfflib.data.video_writer import VideoWriter
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
-from dfflib.flow import DISFlow, ZeroFlow
+from dfflib.flow import DISFlow, FlowSource, ZeroFlow
+from dfflib.inference import autocast, prepare
 from dfflib.paths import CHECKPOINTS
 from dfflib.schedule import FixedInterval
 
 SHIPPED = CHECKPOINTS / "joint_s0.safetensors"
-FLOW_SOURCES = ("network", "dis", "zero")
+MODES = ("online", "batched")
+LABELS = ("full", "coarse")
+FLOW_SOURCES = {
+    "network": None, "dis": lambda: DISFlow("fast"), "dis-half": lambda: DISFlow("ultrafast", input_stride=2), "zero": ZeroFlow,
+}  # fmt: skip
+"""What moves the features: the model's own network, OpenCV's DIS at full and at half size, or nothing."""
+
+MOST = 16  # frames of a batch: of a longer interval, so many at a time
+AHEAD = 8  # frames decoded ahead of the networks
 
 
 @dataclass(frozen=True)
@@ -56,41 +71,119 @@ class Segmented:
         return self.frames / max(self.seconds, 1e-9)
 
 
-@torch.inference_mode()
+class Engine:
+    """The state between two key frames, and the two things that happen to a frame.
+
+    Args:
+        model: in evaluation mode; `dfflib.inference.prepare` makes it fast.
+        short_side: frames are reduced to this for the networks; labels come out at full size all the same.
+        labels: ``"full"`` enlarges the class scores, then takes the best class of every pixel; ``"coarse"`` takes the best
+            class of every feature cell and enlarges that: cheaper, with outlines as stairs.
+        precision: see `dfflib.inference.autocast`.
+
+    Raises:
+        DffError: no such labels or precision.
+    """
+
+    def __init__(
+        self, model: DeepFeatureFlow, short_side: int | None = None, labels: str = "full", precision: str = "float32"
+    ):
+        if labels not in LABELS:
+            raise DffError(f"there are no labels {labels!r}: choose one of {', '.join(LABELS)}.")
+        self.model, self.short_side, self.labels = model, short_side, labels
+        self.device = next(model.parameters()).device
+        self.precision = precision
+        autocast(self.device, precision)  # refuses what it does not know
+        self._features = self._memory = None
+
+    @torch.inference_mode()
+    def key(self, frame: Tensor) -> Tensor:
+        """Labels ``(H, W)`` of a key frame ``(3, H, W)`` uint8, which is remembered."""
+        with autocast(self.device, self.precision):
+            image = self.image(frame)
+            self._features = self.model.extract(image)
+            self._memory = self.model.flow_source.remember(image)
+            return self.label(self._features, frame.shape[-2:])[0]
+
+    @torch.inference_mode()
+    def others(self, frames: list[Tensor]) -> Tensor:
+        """Labels ``(N, H, W)`` of frames of one size by way of the last key frame."""
+        with autocast(self.device, self.precision):
+            images = torch.cat([self.image(frame) for frame in frames])
+            flow, scale = self.model.flow_source.follow(self._memory, images, tuple(self._features.shape[-2:]))
+            return self.label(self.model.move(self._features, flow, scale), frames[0].shape[-2:])
+
+    def image(self, frame: Tensor) -> Tensor:
+        """``(1, 3, h, w)`` in [0, 1], channels-last; never enlarged. What is done to a frame once, whatever it is used for."""
+        if self.device.type == "cuda":
+            frame = frame.pin_memory().to(self.device, non_blocking=True)
+        image = frame[None].to(memory_format=torch.channels_last).float().div_(255)
+        if self.short_side is None or self.short_side >= min(frame.shape[-2:]):
+            return image
+        return F.interpolate(image, size=resized_shape(tuple(frame.shape[-2:]), self.short_side), mode="area")
+
+    def label(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """Best classes ``(N, H, W)`` int64, on the CPU; enlarged one by one, for scores at full size are the largest maps."""
+        if self.labels == "full":
+            scores = self.model.n_task(features)
+            enlarged = (F.interpolate(one, size=tuple(size), mode="bilinear") for one in scores.split(1))
+            return torch.cat([one.argmax(1) for one in enlarged]).cpu()
+        coarse = self.model.n_task(features).argmax(1)
+        return F.interpolate(coarse[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].long().cpu()
+
+
 def predictions(
-    model: DeepFeatureFlow, frames: Iterable[Tensor], schedule: FixedInterval, short_side: int | None = None
-) -> Iterator[Prediction]:
+    model: DeepFeatureFlow | Engine, frames: Iterable[Tensor], schedule: FixedInterval, short_side: int | None = None,
+    mode: str = "online",
+) -> Iterator[Prediction]:  # fmt: skip
     """Segment frames as they come (Algorithm 1).
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode, or an `Engine` with options of its own.
         frames: uint8 ``(3, H, W)``, all of one size.
         schedule: says which frames are key frames.
         short_side: frames are reduced to this for the networks; labels come out at full size all the same.
+        mode: ``"online"`` or ``"batched"``.
 
     Yields:
-        One `Prediction` a frame.
+        One `Prediction` a frame, in order.
     """
-    device = next(model.parameters()).device
-    key = features = None
+    if mode not in MODES:
+        raise DffError(f"there is no mode {mode!r}: choose one of {', '.join(MODES)}.")
+    engine = model if isinstance(model, Engine) else Engine(model, short_side)
+    return _results(engine, frames, schedule, 1 if mode == "online" else MOST)
+
+
+def _results(engine: Engine, frames: Iterable[Tensor], schedule: FixedInterval, most: int) -> Iterator[Prediction]:
+    first, waiting = 0, []
     for index, frame in enumerate(frames):
-        size = tuple(frame.shape[-2:])
-        image = _network_input(frame.to(device), short_side)
-        is_key = schedule.is_key(index)
-        if is_key:
-            key, features = image, model.extract(image)
-            current = features
+        if schedule.is_key(index):
+            yield from _others(engine, first, waiting)
+            yield Prediction(index, frame, engine.key(frame), True)
+            first, waiting = index + 1, []
         else:
-            current = model.propagate(features, key, image)
-        yield Prediction(index, frame, model.predict(current, size).argmax(1)[0].cpu(), is_key)
+            waiting.append(frame)
+            if len(waiting) == most:
+                yield from _others(engine, first, waiting)
+                first, waiting = index + 1, []
+        del frame  # or it would be held while the next one is read
+    yield from _others(engine, first, waiting)
 
 
-def _network_input(frame: Tensor, short_side: int | None) -> Tensor:
-    """``(1, 3, h, w)`` in [0, 1], channels-last; never enlarged."""
-    image = frame[None].to(memory_format=torch.channels_last).float() / 255
-    if short_side is None or short_side >= min(frame.shape[-2:]):
-        return image
-    return F.interpolate(image, size=resized_shape(tuple(frame.shape[-2:]), short_side), mode="area")
+def _others(engine: Engine, first: int, frames: list[Tensor]) -> Iterator[Prediction]:
+    for n, labels in enumerate(engine.others(frames) if frames else ()):
+        yield Prediction(first + n, frames[n], labels, False)
+
+
+def flow_source(name: str) -> FlowSource | None:
+    """The flow source of a name in `FLOW_SOURCES`; None for the model's own.
+
+    Raises:
+        DffError: there is none of that name.
+    """
+    if name not in FLOW_SOURCES:
+        raise DffError(f"there is no flow source {name!r}: choose one of {', '.join(FLOW_SOURCES)}.")
+    return FLOW_SOURCES[name] and FLOW_SOURCES[name]()
 
 
 def default_out(video: str | os.PathLike) -> Path:
@@ -100,8 +193,8 @@ def default_out(video: str | os.PathLike) -> Path:
 
 def segment_video(
     video: str | os.PathLike, out: str | os.PathLike | None = None, interval: int = 5,
-    checkpoint: str | os.PathLike | None = None, flow: str = "network", short_side: int | None = None,
-    progress: bool = True,
+    checkpoint: str | os.PathLike | DeepFeatureFlow | None = None, flow: str = "network", short_side: int | None = None,
+    progress: bool = True, mode: str = "batched", labels: str = "full", precision: str = "auto", compile: bool = False,
 ) -> Segmented:  # fmt: skip
     """Segment a video file or a folder of frames, and write it with its labels painted over (H.264).
 
@@ -109,10 +202,14 @@ def segment_video(
         video: file or folder.
         out: ``.mp4`` to write; None means `default_out`.
         interval: l, frames from key frame to key frame.
-        checkpoint: weights; None takes the shipped, jointly trained model.
-        flow: ``"network"``, ``"dis"`` (OpenCV) or ``"zero"`` (features are copied).
-        short_side: frames are reduced to this for the networks; None takes the size that the model was trained at.
+        checkpoint: weights, or a model; None takes the shipped, jointly trained weights.
+        flow: one of `FLOW_SOURCES`.
+        short_side: frames are reduced to this for the networks; None takes the size that the weights were trained at.
         progress: show a bar.
+        mode: ``"batched"`` or ``"online"``.
+        labels: ``"full"`` or ``"coarse"``, see `Engine`.
+        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``.
+        compile: see `dfflib.inference.prepare`.
 
     Returns:
         What was done; ``problem`` is set when the video ended badly. Everything readable before that is in the file.
@@ -120,25 +217,25 @@ def segment_video(
     Raises:
         DffError: no such video or checkpoint, no frames, a bad interval, or frames smaller than the network's stride.
     """
-    if flow not in FLOW_SOURCES:
-        raise DffError(f"there is no flow source {flow!r}: choose one of {', '.join(FLOW_SOURCES)}.")
+    source = flow_source(flow)
     FixedInterval(interval)  # a bad interval fails before anything is loaded
-    checkpoint = SHIPPED if checkpoint is None else checkpoint
-    _, about = checkpoints.describe(checkpoint)
+    model = checkpoint
+    if not isinstance(model, DeepFeatureFlow):
+        checkpoint = SHIPPED if checkpoint is None else checkpoint
+        short_side = checkpoints.describe(checkpoint)[1].get("short_side") if short_side is None else short_side
     out = default_out(video) if out is None else Path(out)
-    short_side = about.get("short_side") if short_side is None else short_side
     with read_stream(video) as stream:
         schedule = FixedInterval(interval, stream.num_frames)
-        model = checkpoints.load_segmenter(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
-        if flow != "network":
-            model = model.with_flow(DISFlow("fast") if flow == "dis" else ZeroFlow())
+        model = model if isinstance(model, DeepFeatureFlow) else checkpoints.load_segmenter(checkpoint)
+        model = prepare(model if source is None else model.with_flow(source), compile=compile)
+        engine = Engine(model, short_side, labels, precision)
         began, count, keys = time.perf_counter(), 0, 0
         bar = tqdm(
-            stream, total=stream.num_frames, desc=Path(video).name, unit="frame", disable=not progress, leave=False,
-            mininterval=1.0,
+            ahead(stream, AHEAD), total=stream.num_frames, desc=Path(video).name, unit="frame", disable=not progress,
+            leave=False, mininterval=1.0,
         )  # fmt: skip
         with bar:  # whatever happens, it is gone before an error is told
-            results = predictions(model, bar, schedule, short_side)
+            results = predictions(engine, bar, schedule, mode=mode)
             first = next(results)  # whatever is wrong with the frames shows now, before anything is written
             with VideoWriter(out, stream.fps, stream.size) as writer:
                 for result in itertools.chain([first], results):

@@ -1,5 +1,6 @@
 """Streaming: the generator against the same steps by hand, and overlay videos end to end."""
 
+import time
 import weakref
 
 import av
@@ -10,9 +11,11 @@ import torch
 
 from dfflib import stream
 from dfflib.checkpoints import save_checkpoint
+from dfflib.data import video as video_module
 from dfflib.data.video import VideoWriter, open_video
-from dfflib.dff import build
+from dfflib.dff import DeepFeatureFlow, build
 from dfflib.errors import DffError
+from dfflib.flow import FlowNetwork
 from dfflib.schedule import FixedInterval
 from dfflib.stream import predictions, segment_video
 
@@ -83,6 +86,51 @@ def test_predictions_are_the_three_calls(model, interval):
                 assert torch.equal(result.labels, model.per_frame(current).argmax(1)[0])
 
 
+@pytest.mark.parametrize("flow", stream.FLOW_SOURCES)
+@pytest.mark.parametrize("interval", [1, 2, 4, 30])
+def test_both_modes_label_alike(model, flow, interval, monkeypatch):
+    monkeypatch.setattr(stream, "MOST", 5)  # an interval of 30 is cut into batches of 5
+    source = stream.flow_source(flow)
+    chosen = model if source is None else model.with_flow(source)
+    pictures = frames(13)
+    online, batched = (list(predictions(chosen, pictures, FixedInterval(interval), mode=m)) for m in stream.MODES)
+    for one, other in zip(online, batched, strict=True):
+        assert (one.index, one.is_key) == (other.index, other.is_key) and one.frame is other.frame
+        assert (one.labels != other.labels).float().mean() < 0.002  # a tie here and there
+
+
+def test_a_key_frame_is_worked_on_once_an_interval(model, monkeypatch):
+    calls = {"extract": 0, "remember": 0, "follow": 0}
+    for owner, name in ((DeepFeatureFlow, "extract"), (FlowNetwork, "remember"), (FlowNetwork, "follow")):
+        original = getattr(owner, name)
+
+        def counted(*args, _name=name, _original=original):
+            calls[_name] += 1
+            return _original(*args)
+
+        monkeypatch.setattr(owner, name, counted)
+    list(predictions(model, frames(12), FixedInterval(4), mode="online"))
+    assert calls == {"extract": 3, "remember": 3, "follow": 9}
+    list(predictions(model, frames(12), FixedInterval(4), mode="batched"))
+    assert calls == {"extract": 6, "remember": 6, "follow": 12}
+
+
+def test_coarse_labels_are_constant_on_a_cell_and_full_ones_are_finer(model):
+    pictures = frames(3)
+    coarse, full = (
+        [r.labels for r in predictions(stream.Engine(model, labels=kind), pictures, FixedInterval(2))]
+        for kind in ("coarse", "full")
+    )
+    for labels, fine in zip(coarse, full, strict=True):
+        cells = labels.view(8, 4, 10, 4)
+        assert (cells == cells[:, :1, :, :1]).all() and labels.shape == fine.shape
+        assert (labels == fine).float().mean() > 0.8
+    with pytest.raises(DffError, match="no labels 'half'"):
+        stream.Engine(model, labels="half")
+    with pytest.raises(DffError, match="no mode 'offline'"):
+        predictions(model, pictures, FixedInterval(2), mode="offline")
+
+
 def test_a_frame_comes_out_before_the_next_is_read(model):
     read = []
 
@@ -109,16 +157,16 @@ def test_only_the_key_frame_and_the_current_one_are_kept(model):
             yield frame
             del frame
 
-    images, original = weakref.WeakSet(), stream._network_input
+    images, original = weakref.WeakSet(), stream.Engine.image
 
-    def network_input(frame, short_side):
-        image = original(frame, short_side)
+    def network_input(engine, frame):
+        image = original(engine, frame)
         images.add(image)
         return image
 
     most = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "_network_input", network_input)
+        patch.setattr(stream.Engine, "image", network_input)
         for result in predictions(model, camera(), FixedInterval(4)):
             most = max(most, len(alive), len(images))
             del result
@@ -128,9 +176,40 @@ def test_only_the_key_frame_and_the_current_one_are_kept(model):
 def test_labels_have_full_size_whatever_the_networks_see(model):
     pictures = frames(3, (61, 83))
     for short_side, seen in ((None, (61, 83)), (30, (30, 41)), (500, (61, 83))):
-        assert tuple(stream._network_input(pictures[0], short_side).shape[-2:]) == seen
+        assert tuple(stream.Engine(model, short_side).image(pictures[0]).shape[-2:]) == seen
         results = list(predictions(model, pictures, FixedInterval(2), short_side))
         assert [tuple(r.labels.shape) for r in results] == [(61, 83)] * 3
+
+
+def test_one_frame_and_a_change_of_size(checkpoint, tmp_path):
+    done = segment_video(
+        write_video(tmp_path / "one.mp4", frames(1)), tmp_path / "out.mp4", 1, checkpoint, progress=False
+    )
+    assert (done.frames, done.key_frames) == (1, 1) and len(decoded(done.out)) == 1
+    parts = [
+        write_video(tmp_path / f"{n}.mkv", frames(4, size)).read_bytes() for n, size in enumerate(((32, 40), (48, 64)))
+    ]
+    (tmp_path / "two.mkv").write_bytes(b"".join(parts))
+    done = segment_video(tmp_path / "two.mkv", tmp_path / "two.mp4", 3, checkpoint, progress=False)
+    assert done.frames == len(decoded(done.out)) >= 4 and decoded(done.out)[0].shape == (32, 40, 3)
+
+
+@pytest.mark.parametrize("mode", stream.MODES)
+def test_a_video_is_read_no_faster_than_it_is_used(checkpoint, tmp_path, mode, monkeypatch):
+    video, read, ahead_of = write_video(tmp_path / "long.mp4", frames(60, (16, 16))), [], []
+    resize = video_module.resize
+    monkeypatch.setattr(video_module, "resize", lambda *args: (read.append(1), resize(*args))[1])
+    original, written = stream.overlay, []
+
+    def slow(*args):
+        time.sleep(0.01)  # a consumer that sleeps
+        written.append(1)
+        ahead_of.append(len(read) - len(written))
+        return original(*args)
+
+    monkeypatch.setattr(stream, "overlay", slow)
+    done = segment_video(video, tmp_path / "out.mp4", 12, checkpoint, progress=False, mode=mode)
+    assert done.frames == 60 and max(ahead_of) <= stream.AHEAD + 2 + (11 if mode == "batched" else 0)
 
 
 def test_a_video_end_to_end(checkpoint, video, tmp_path):
@@ -195,8 +274,8 @@ def test_ctrl_c_leaves_what_was_done_so_far(checkpoint, video, tmp_path, monkeyp
 
 def test_the_size_that_the_model_was_trained_at_is_the_default(model, video, tmp_path, monkeypatch):
     checkpoint = save_checkpoint(tmp_path / "w.safetensors", model, SMALL, short_side=16)
-    seen, original = set(), stream._network_input
-    monkeypatch.setattr(stream, "_network_input", lambda f, side: (seen.add(side), original(f, side))[1])
+    seen, original = set(), stream.Engine.image
+    monkeypatch.setattr(stream.Engine, "image", lambda e, f: (seen.add(e.short_side), original(e, f))[1])
     segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
     segment_video(video, tmp_path / "out.mp4", 5, checkpoint, short_side=24, progress=False)
     assert seen == {16, 24}

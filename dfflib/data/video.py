@@ -130,7 +130,8 @@ class VideoStream:
     def __iter__(self):
         while self._first is not None:
             frame, self._first = self._first, None
-            yield to_tensor(resize(frame, self.size))
+            # as it came, channels last in memory: what networks and the writer want
+            yield torch.from_numpy(np.ascontiguousarray(resize(frame, self.size))).permute(2, 0, 1)
             self._first = next(self._frames, None)
 
     def __enter__(self) -> "VideoStream":
