@@ -78,8 +78,13 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
 @click.option("--out", default=None, metavar="FILE", help="Overlay video; by default named after VIDEO.")
 @_interval
 @click.option("--checkpoint", default=None, metavar="FILE", help="Weights, instead of the shipped ones.")
-@click.option("--flow", type=click.Choice(["network", "dis", "zero"]), default="network", show_default=True,
-              help="What moves the features: the trained network, OpenCV's DIS, or nothing.")  # fmt: skip
+@click.option("--flow", type=click.Choice(["network", "dis", "dis-half", "zero"]), default="network", show_default=True,
+              help="What moves the features: the trained network, OpenCV's DIS at full or half size, or nothing.")  # fmt: skip
+@click.option("--mode", type=click.Choice(["batched", "online"]), default="batched", show_default=True,
+              help="All frames of an interval at once, or each before the next is read.")  # fmt: skip
+@click.option("--labels", type=click.Choice(["full", "coarse"]), default="full", show_default=True,
+              help="Enlarge class scores, or, cheaper, the labels.")  # fmt: skip
+@click.option("--compile", is_flag=True, help="Use torch.compile; pays for long videos.")
 @click.option("--short-side", type=click.IntRange(min=1), default=None, help="Resize frames to this many pixels first.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 def segment(video: str, force: bool, **options) -> None:
@@ -97,6 +102,23 @@ def segment(video: str, force: bool, **options) -> None:
     if done.problem:
         click.echo(done.problem, err=True)
         sys.exit(3)
+
+
+@main.command()
+@click.option("--size", default="512x256", show_default=True, metavar="WxH", help="Of the frames, in pixels.")
+@click.option("--interval", default=10, show_default=True, help="l for which the parts are timed.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default=None, help="Default: a GPU where there is one.")
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="Of the CPU; default PyTorch's choice.")
+@click.option("--out-dir", default="runs/bench", show_default=True, metavar="FOLDER", help="For table and figure.")
+def bench(size: str, interval: int, device: str | None, threads: int | None, out_dir: str) -> None:
+    """How fast is it here? Parts, intervals and whole pipelines, beside what else one could run."""
+    from dfflib import bench as run
+    from dfflib.profiles import describe_device
+
+    rows = run.bench(run.parse_size(size), interval, device or "", threads or 0, out_dir)
+    for name, table in run.summary(rows).items():
+        click.echo(f"\n{name}\n{table.round(2).to_string()}")
+    click.echo(f"\n{describe_device()}; written to {out_dir}/results/bench.csv and {out_dir}/figures/bench.png")
 
 
 @main.command()

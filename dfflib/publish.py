@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from dfflib import checkpoints, claims
+from dfflib.bench import summary
 from dfflib.errors import DffError
 from dfflib.paths import CHECKPOINTS, FIGURES, ROOT, run_dir, write_atomically
 from dfflib.recipes import RECIPES
@@ -157,7 +158,35 @@ def methods_table(rows: pd.DataFrame, intervals: tuple[int, ...] = (5, 10)) -> s
     return "\n".join(lines)
 
 
-TABLES = {"results": ("07_by_offset.csv", results_table), "methods": ("08_methods.csv", methods_table)}
+def speed_table(rows: pd.DataFrame, interval: int = 10) -> str:
+    """The README's table of speed: whole pipelines of the published key-frame network, by source of flow.
+
+    Args:
+        rows: tidy rows of ``10_bench.csv``.
+        interval: l.
+    """
+    found, (data, device) = summary(rows), rows[["dataset", "device"]].iloc[0]
+    whole = found["pipelines"]
+    every = whole["fps"].iloc[0]
+    lines = ["| | non-key frame, networks (ms) | r | fps | speedup | eq. 7 says |", "|---|---|---|---|---|---|"]
+    lines.append(f"| ResNet-101 on every frame | - | - | {every:.1f} | 1.0 | - |")
+    for name, parts in found["parts"].iterrows():
+        fps, ratio, predicted = whole.loc[(name, interval), ["fps", "speedup_measured", "speedup_predicted"]]
+        cells = f"{parts['non-key']:.1f} | {parts['r']:.3f} | {fps:.1f} | {ratio:.1f} | {predicted:.1f}"
+        lines.append(f"| ResNet-101 + {name} | {cells} |")
+    for name, row in found["every frame"].iterrows():
+        lines.append(f"| `{name}` on every frame, network only | {row['ms']:.1f} | - | {row['fps']:.1f} | - | - |")
+    lines += [
+        "",
+        f"Whole pipelines, decoding, painting and writing included, at l = {interval} in batched mode; untrained weights, "
+        f"{data} ({device}). *r* is the time of a non-key frame over that of a key frame, eq. 7 the speedup for this r. "
+        f"The torchvision networks are timed without decoding and writing.",
+    ]
+    return "\n".join(lines)
+
+
+TABLES = {"results": ("07_by_offset.csv", results_table), "methods": ("08_methods.csv", methods_table),
+          "speed": ("10_bench.csv", speed_table)}  # fmt: skip
 """Name of a block of the README -> the result file and the function that make it."""
 
 

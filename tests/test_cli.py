@@ -104,6 +104,7 @@ def test_segment_passes_everything_on_and_sums_up(stand_in):
     assert result.output == "120 frames (24 key frames) in 4.0 s, 30.0 frames a second: out.mp4\n"
     assert calls == [(("in.mp4",), dict(
         out=Path("in_dff.mp4"), interval=7, checkpoint="c.safetensors", flow="dis", short_side=200, progress=True,
+        mode="batched", labels="full", compile=False,
     ))]  # fmt: skip
 
 
@@ -121,6 +122,17 @@ def test_segment_overwrites_only_when_told(stand_in, tmp_path):
     result = call("segment", "in.mp4", "--out", out)
     assert result.exit_code == 2 and "add --force to overwrite it" in result.stderr and not calls
     assert call("segment", "in.mp4", "--out", out, "--force").exit_code == 0 and len(calls) == 1
+
+
+def test_bench_measures_and_shows_tables(stand_in, monkeypatch, tmp_path):
+    calls = stand_in("bench", "bench", "rows")
+    stub = sys.modules["dfflib.bench"]
+    stub.summary = lambda rows: {"parts": pd.DataFrame({"key": [1.234]})} if rows == "rows" else {}
+    stub.parse_size = lambda text: tuple(int(side) for side in reversed(text.split("x")))
+    monkeypatch.setattr("dfflib.bench", stub, raising=False)
+    result = call("bench", "--size", "64x48", "--threads", 2, "--out-dir", tmp_path)
+    assert result.exit_code == 0 and calls == [(((48, 64), 10, "", 2, str(tmp_path)), {})]
+    assert "parts" in result.output and "1.23" in result.output and "results/bench.csv" in result.output
 
 
 def test_train_passes_everything_on(stand_in):

@@ -14,7 +14,7 @@ FILES = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 COURSE = [
     "00_quickstart", "01_video_and_labels", "02_warp", "03_train_keyframe", "04_train_flow_detached", "05_train_joint",
     "06_look_inside", "07_key_interval", "08_paper_tables",
-    "09_real_video",
+    "09_real_video", "10_speed_on_your_machine",
 ]  # fmt: skip
 
 

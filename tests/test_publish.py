@@ -87,3 +87,33 @@ def test_publish_copies_what_a_run_made(tmp_path, monkeypatch):
 def test_the_ledger_in_the_repository_is_made_of_its_result_files(tmp_path):
     shown = (FIGURES / "claims.md").read_text()
     assert write_ledger(FIGURES / "results", tmp_path / "claims.md", "laptop").read_text() == shown
+
+
+def test_the_table_of_speed_names_every_row_and_its_ratio():
+    made = [
+        ("decode", "frame", None, 1.0, "ms"),
+        ("write", "frame", None, 3.0, "ms"),
+        ("lraspp_mobilenet_v3_large", "frame", None, 50.0, "ms"),
+    ]
+    parts = ("image", "N_feat", "remember", "F", "W", "N_task", "N_task, coarse", "overlay", "non-key online")
+    for flow, ms in (("FlowNet", 50.0), ("FlowNet Half", 25.0)):
+        made += [(flow, part, 10, 1.0, "ms") for part in parts] + [
+            (flow, "key", 10, 400.0, "ms"),
+            (flow, "non-key", 10, ms, "ms"),
+        ]
+        made += [(flow, "fps", n, 2.0 * n, "fps") for n in (1, 10)]
+        made += [
+            (flow, f"speedup_{kind}", n, n * share, "x")
+            for kind, share in (("measured", 1.0), ("predicted", 1.1))
+            for n in (1, 10)
+        ]
+    kinds = ("copy", "warp", "grid_sample", "warp, both ways", "grid_sample, both ways")
+    made += [("warp (1, 8, 6, 9)", kind, None, 1.0, "ms") for kind in kinds]
+    table = pd.DataFrame(made, columns=["method", "metric", "interval", "value", "unit"]).assign(
+        dataset="bikes at 512x256", device="cpu, 2 threads"
+    )
+    lines = publish.speed_table(table).splitlines()
+    assert lines[2] == "| ResNet-101 on every frame | - | - | 2.0 | 1.0 | - |"
+    assert lines[4] == "| ResNet-101 + FlowNet Half | 25.0 | 0.062 | 20.0 | 10.0 | 11.0 |"
+    assert lines[5] == "| `lraspp_mobilenet_v3_large` on every frame, network only | 50.0 | - | 20.0 | - | - |"
+    assert "bikes at 512x256" in lines[-1] and "cpu, 2 threads" in lines[-1]

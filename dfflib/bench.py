@@ -1,0 +1,316 @@
+"""How fast is Deep Feature Flow here? Parts and whole pipelines on this machine, beside what else one could run.
+
+The accuracy of a network does not change its speed, so everything runs with untrained weights: the published pair needs no
+download. All times of one table are from one run, each a median; ratios are formed within the run.
+"""
+
+import functools
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from dfflib.colours import overlay
+from dfflib.data.video import VideoWriter, read_stream, sample_clip
+from dfflib.dff import DeepFeatureFlow, build
+from dfflib.errors import DffError
+from dfflib.evaluate import median_ms, speedup, tidy, write_results
+from dfflib.flops import CLASSES, TABLE2_FLOWS
+from dfflib.flow import DISFlow
+from dfflib.inference import autocast, prepare
+from dfflib.stream import Engine, segment_video
+from dfflib.viz import save
+from dfflib.warp import warp
+
+SIZE = (256, 512)  # rows and columns
+INTERVALS = (1, 2, 5, 10, 20)
+FLOWS = ("FlowNet", "FlowNet Half", "DIS, half size")  # beside ResNet-101
+WARPS = ((1, 1024, 32, 64), (8, 256, 64, 128), (1, 19, 128, 256))  # shapes of feature maps
+ALTERNATIVES = (
+    "lraspp_mobilenet_v3_large",
+    "deeplabv3_mobilenet_v3_large",
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
+)
+"""Segmenters of torchvision that one would run on every frame instead."""
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``"512x256"`` (columns x rows, as videos are named) as ``(256, 512)``.
+
+    Raises:
+        DffError: it is not of that form, or smaller than 32 pixels a side.
+    """
+    columns, by, rows = text.lower().partition("x")
+    if not (by and columns.isdigit() and rows.isdigit() and min(int(columns), int(rows)) >= 32):
+        raise DffError(f"{text!r} is no size: write columns x rows, 32 pixels or more each, such as 512x256.")
+    return int(rows), int(columns)
+
+
+@functools.cache
+def model(flow: str, feature_net: str = "resnet101") -> DeepFeatureFlow:
+    """ResNet-101 with one of `FLOWS`, for 19 classes, not trained and ready to run on the CPU."""
+    torch.manual_seed(0)
+    if flow in TABLE2_FLOWS:
+        return build(feature_net=feature_net, num_classes=CLASSES, **TABLE2_FLOWS[flow]).eval()
+    return model("FlowNet Half", feature_net).with_flow(DISFlow("ultrafast", input_stride=2))
+
+
+def made_video(path: str | os.PathLike, size: tuple[int, int], frames: int) -> Path:
+    """A real clip at the size that is asked for, as an H.264 file; it runs back and forth if it is too short."""
+    clip = sample_clip("bikes")
+    with VideoWriter(path, clip.fps, size) as writer:
+        for n in range(frames):
+            turn = n % (2 * len(clip) - 2)
+            picture = clip.frames[turn if turn < len(clip) else 2 * len(clip) - 2 - turn].permute(1, 2, 0).numpy()
+            writer.write(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA))
+    return Path(path)
+
+
+def parts(engine: Engine, frames: list[Tensor], interval: int, repeats: int = 9) -> dict[str, float]:
+    """Median milliseconds **per frame** of everything that happens to a frame between decoder and writer.
+
+    Args:
+        engine: what runs.
+        frames: at least ``interval`` frames ``(3, H, W)`` uint8 of one size.
+        interval: l. The parts of a non-key frame are timed in one batch of l - 1, as the batched mode runs them.
+
+    Returns:
+        ``image`` (to floats), ``N_feat``, ``remember`` (the key frame's share of the flow), ``F``, ``W``, ``N_task`` (scores,
+        enlarging and argmax; ``N_task, coarse`` with labels of feature cells), ``overlay``; and as wholes ``key`` (one key
+        frame), ``non-key`` (one of a batch), ``non-key online`` (one by itself), none of them with ``overlay``.
+    """
+    others = frames[1 : max(2, interval)]
+    count, network, size = len(others), engine.model, tuple(frames[0].shape[-2:])
+    with torch.inference_mode(), autocast(engine.device, engine.precision):
+        labels = engine.key(frames[0])
+        image, images = engine.image(frames[0]), torch.cat([engine.image(frame) for frame in others])
+        features, memory = network.extract(image), network.flow_source.remember(image)
+        cells = tuple(features.shape[-2:])
+        flow, scale = network.flow_source.follow(memory, images, cells)
+        moved, coarse = network.move(features, flow, scale), Engine(network, labels="coarse")
+        jobs: dict[str, tuple[Callable[[], object], int]] = {
+            "image": (lambda: engine.image(frames[0]), 1),
+            "N_feat": (lambda: network.extract(image), 1),
+            "remember": (lambda: network.flow_source.remember(image), 1),
+            "F": (lambda: network.flow_source.follow(memory, images, cells), count),
+            "W": (lambda: network.move(features, flow, scale), count),
+            "N_task": (lambda: engine.label(moved, size), count),
+            "N_task, coarse": (lambda: coarse.label(moved, size), count),
+            "overlay": (lambda: overlay(frames[0], labels), 1),
+            "key": (lambda: engine.key(frames[0]), 1),
+            "non-key": (lambda: engine.others(others), count),
+            "non-key online": (lambda: engine.others(others[:1]), 1),
+        }
+        return {name: median_ms(job, repeats) / share for name, (job, share) in jobs.items()}
+
+
+def decode_ms(video: str | os.PathLike) -> float:
+    """Milliseconds to decode one frame of a video, read in order."""
+    with read_stream(video) as stream:
+        count = stream.num_frames
+    return median_ms(lambda: _read_all(video), 3, 1) / count
+
+
+def _read_all(video: str | os.PathLike) -> None:
+    with read_stream(video) as stream:
+        for _ in stream:
+            pass
+
+
+def write_ms(frames: list[Tensor], folder: Path, count: int = 30) -> float:
+    """Milliseconds to encode one frame (H.264)."""
+
+    def write() -> None:
+        with VideoWriter(folder / "written.mp4", 25, tuple(frames[0].shape[-2:])) as writer:
+            for n in range(count):
+                writer.write(frames[n % len(frames)])
+
+    return median_ms(write, 3, 1) / count
+
+
+def warp_share(shape: tuple[int, int, int, int], device: str = "cpu", repeats: int = 9) -> dict[str, float]:
+    """The warp against ``grid_sample`` and against a copy of the same bytes, milliseconds.
+
+    Args:
+        shape: ``(N, C, H, W)`` of the features, channels-last.
+
+    Returns:
+        ``copy``, ``warp`` and ``grid_sample``; ``warp, both ways`` and ``grid_sample, both ways`` with the backward pass.
+    """
+    torch.manual_seed(0)
+    count, _, height, width = shape
+    features = torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last)
+    flow = 3 * torch.randn(count, 2, height, width, device=device)
+    plain = features.contiguous()
+
+    def sample(maps: Tensor, moved: Tensor) -> Tensor:
+        y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
+        grid = torch.stack((2 * (x + moved[:, 0]) / (width - 1) - 1, 2 * (y + moved[:, 1]) / (height - 1) - 1), dim=-1)
+        return nn.functional.grid_sample(maps, grid, align_corners=True)
+
+    def both_ways(function: Callable[[Tensor, Tensor], Tensor], maps: Tensor) -> Callable[[], None]:
+        leaves = [
+            tensor.detach().clone(memory_format=torch.preserve_format).requires_grad_() for tensor in (maps, flow)
+        ]
+
+        def run() -> None:
+            out = function(*leaves)
+            torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+        return run
+
+    with torch.inference_mode():
+        times = {
+            "copy": median_ms(features.clone, repeats),
+            "warp": median_ms(lambda: warp(features, flow), repeats),
+            "grid_sample": median_ms(lambda: sample(plain, flow), repeats),
+        }
+    times["warp, both ways"] = median_ms(both_ways(warp, features), repeats)
+    times["grid_sample, both ways"] = median_ms(both_ways(sample, plain), repeats)
+    return times
+
+
+def alternative_ms(name: str, size: tuple[int, int], device: str = "cpu", repeats: int = 5) -> float:
+    """Milliseconds for a frame through a segmenter of torchvision (19 classes, not trained), channels-last."""
+    import torchvision.models.segmentation as zoo
+
+    net = getattr(zoo, name)(weights=None, weights_backbone=None, num_classes=CLASSES).eval()
+    net = net.to(device, memory_format=torch.channels_last)
+    image = torch.rand(1, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        return median_ms(lambda: net(image)["out"].argmax(1), repeats, 1)
+
+
+def bench(
+    size: tuple[int, int] = SIZE, interval: int = 10, device: str = "", threads: int = 0, out_dir: str | os.PathLike = "",
+    flows: Iterable[str] = FLOWS, intervals: Iterable[int] = INTERVALS, frames: int = 40, repeats: int = 9,
+    alternatives: Iterable[str] = ALTERNATIVES, feature_net: str = "resnet101", progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Measure everything, and write ``results/bench.csv`` and ``figures/bench.png`` below ``out_dir``.
+
+    Args:
+        size: rows and columns of the frames.
+        interval: l of the parts.
+        device: ``"cpu"`` or ``"cuda"``; empty takes a GPU where there is one.
+        threads: of the CPU; 0 leaves PyTorch's number.
+        out_dir: where to; empty writes nothing.
+        flows: out of `FLOWS`.
+        intervals: of whole pipelines; 1, the network on every frame, is always among them.
+        frames: of the video that pipelines run on.
+        repeats: of each small measurement; pipelines run three times.
+        alternatives: out of `ALTERNATIVES`.
+        feature_net: ``"resnet101"`` or ``"resnet50"``.
+        progress: show a bar.
+
+    Returns:
+        Tidy rows. Methods ``FlowNet`` and so on: metrics as in `parts`, ``fps`` for each interval (whole pipeline, decoding and
+        writing included), ``speedup_measured`` (fps over fps at l = 1) and ``speedup_predicted`` (eq. 7, from ``key`` and
+        ``non-key``). Methods ``decode``, ``write``; ``warp (shape)``; the alternatives, metric ``frame``.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if threads:
+        torch.set_num_threads(threads)
+    flows, alternatives, intervals, rows = list(flows), list(alternatives), sorted({1, *intervals}), []
+
+    def note(method: str, metric: str, value: float, unit: str = "ms", of: int | None = None) -> None:
+        rows.append(dict(method=method, metric=metric, value=value, unit=unit, interval=of))
+
+    work = len(flows) * (1 + len(intervals)) + len(alternatives) + len(WARPS)
+    with tqdm(total=work, disable=not progress, leave=False) as bar, tempfile.TemporaryDirectory() as name:
+        video, out, every = made_video(Path(name) / "made.mp4", size, frames), Path(name) / "out.mp4", None
+        with read_stream(video) as stream:
+            pictures = list(itertools.islice(stream, max(2, interval)))
+        note("decode", "frame", decode_ms(video))
+        note("write", "frame", write_ms(pictures, Path(name)))
+        for flow in flows:
+            bar.set_description(flow)
+            network = prepare(model(flow, feature_net), device)
+            times = parts(Engine(network), pictures, interval, repeats)
+            for metric, value in times.items():
+                note(flow, metric, value, of=interval)
+            bar.update()
+            for n in intervals:
+                if n > 1 or every is None:  # the network on every frame is the same whatever the flow
+                    runs = [segment_video(video, out, n, network, progress=False) for _ in range(3)]
+                    fps = sorted(done.fps for done in runs)[1]
+                    every = every or fps
+                else:
+                    fps = every
+                note(flow, "fps", fps, "fps", n)
+                note(flow, "speedup_measured", fps / every, "x", n)
+                note(flow, "speedup_predicted", speedup(n, times["non-key"] / times["key"]), "x", n)
+                bar.update()
+        for shape in WARPS:
+            for metric, value in warp_share(shape, device, repeats).items():
+                note(f"warp {shape}", metric, value)
+            bar.update()
+        for other in alternatives:
+            note(other, "frame", alternative_ms(other, size, device, max(3, repeats // 2)))
+            bar.update()
+    table = tidy(pd.DataFrame(rows), "bench", f"bikes at {size[1]}x{size[0]}")
+    if out_dir:
+        write_results(table, "bench", out_dir)
+        save(figure(table), "bench", out_dir)
+    return table
+
+
+def summary(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of `bench` as tables for a reader: ``parts``, ``pipelines``, ``warp`` and ``every frame``."""
+    flows = [name for name in FLOWS if (table["method"] == name).any()]
+    ours = table[table["method"].isin(flows)]
+    times = ours[ours["unit"] == "ms"].pivot(index="method", columns="metric", values="value").loc[flows]
+    times = times[
+        [
+            "image",
+            "N_feat",
+            "remember",
+            "F",
+            "W",
+            "N_task",
+            "N_task, coarse",
+            "key",
+            "non-key",
+            "non-key online",
+            "overlay",
+        ]
+    ]
+    for name in ("decode", "write"):
+        times[name] = table.loc[table["method"] == name, "value"].iloc[0]
+    times["r"] = times["non-key"] / times["key"]
+    whole = ours[ours["unit"] != "ms"].pivot(index=["method", "interval"], columns="metric", values="value").loc[flows]
+    warps = table[table["method"].str.startswith("warp")].pivot(index="method", columns="metric", values="value")
+    for kind in ("", ", both ways"):
+        warps[f"share of grid_sample{kind}"] = warps[f"warp{kind}"] / warps[f"grid_sample{kind}"]
+    warps["times a copy"] = warps["warp"] / warps["copy"]
+    frame = table[table["method"].isin(ALTERNATIVES)].set_index("method")[["value"]]
+    frame = frame.rename(columns={"value": "ms"}).assign(fps=1000 / frame["value"])
+    return {"parts": times, "pipelines": whole, "warp": warps, "every frame": frame}
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """Frames per second against the interval, whole pipelines; measured, predicted, and what runs on every frame."""
+    import matplotlib.pyplot as plt
+
+    found = summary(table)
+    fig, axis = plt.subplots(figsize=(8, 4.2))
+    for name, colour in zip(found["parts"].index, ("#2a6f97", "#8ab6d6", "#6a994e")):
+        rows = found["pipelines"].loc[name]
+        axis.plot(rows.index, rows["fps"], "o-", color=colour, label=f"ResNet-101 + {name}")
+        axis.plot(rows.index, rows["fps"].iloc[0] * rows["speedup_predicted"], ":", color=colour)
+    for name, row in found["every frame"].iterrows():
+        axis.axhline(row["fps"], color="#999999", linewidth=0.8)
+        axis.annotate(
+            f"{name}, networks only", (rows.index[-1], row["fps"]), fontsize=7, ha="right", va="bottom", color="#666666"
+        )
+    axis.set(xlabel="key-frame interval l", ylabel="frames per second", yscale="log", title=table["dataset"].iloc[0])
+    axis.legend(fontsize=8)
+    return fig
