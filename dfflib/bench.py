@@ -312,5 +312,9 @@ def figure(table: pd.DataFrame) -> Figure:
             f"{name}, networks only", (rows.index[-1], row["fps"]), fontsize=7, ha="right", va="bottom", color="#666666"
         )
     axis.set(xlabel="key-frame interval l", ylabel="frames per second", yscale="log", title=table["dataset"].iloc[0])
-    axis.legend(fontsize=8)
+    axis.set_xticks(rows.index)
+    axis.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(plt.ScalarFormatter())
+    axis.yaxis.set_minor_formatter(plt.NullFormatter())
+    axis.legend(fontsize=8, loc="lower right")
     return fig

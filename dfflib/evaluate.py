@@ -20,7 +20,7 @@ from dfflib.data.clips import IGNORE, Clip
 from dfflib.data.shots import Shots
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
-from dfflib.flow import ExactFlow, ZeroFlow
+from dfflib.flow import Ablated, ExactFlow, ZeroFlow
 from dfflib.paths import write_atomically
 from dfflib.schedule import FixedInterval
 from dfflib.warp import warp
@@ -94,21 +94,20 @@ def by_offset(
         raise DffError(
             f"no labelled frame has {interval - 1} earlier frames in its shot: choose an interval shorter than the clip."
         )
-    device = next(model.parameters()).device
+    known = _Known(model)
     for clip, i in tqdm(jobs, desc=f"offsets 0 to {interval - 1}", disable=not progress, leave=False, mininterval=1.0):
-        window = clip.frames[i - interval + 1 : i + 1].flip(0).to(device) / 255  # offset d is row d
+        window, features = known.before(clip, i, interval)  # offset d is row d
         label = clip.masks[i][None]
-        features = model.extract(window.contiguous(memory_format=torch.channels_last))
         scores = model.predict(features[:1], clip.size)
         if scores.shape[1] > classes:
             raise DffError(
                 f"the model tells {scores.shape[1]} classes apart, but {clip.name} has {classes}: choose a checkpoint trained "
                 f"for these classes."
             )
-        frame = scores.argmax(1).cpu()
+        frame, estimates = scores.argmax(1).cpu(), {}
         for name in names:
             labels = frame.expand(interval, -1, -1) if name == "Frame" else _propagated(
-                model, _aimed(methods[name], clip, i, interval), features, window, clip.size, frame
+                model, _aimed(methods[name], clip, i, interval), features, window, clip.size, frame, estimates
             )  # fmt: skip
             for d in range(interval):
                 truth[name, d].update(labels[d : d + 1], label)
@@ -134,13 +133,42 @@ def _aimed(source: nn.Module, clip: Clip, i: int, interval: int) -> nn.Module:
     return source.at(clip, i, [i - d for d in range(1, interval)]) if isinstance(source, ExactFlow) else source
 
 
-def _propagated(model, source, features, window, size, frame) -> Tensor:
+class _Known:
+    """Frames and features of the clip at hand: the window before a frame shares all but one with that before its neighbour."""
+
+    def __init__(self, model: DeepFeatureFlow):
+        self.model, self.clip, self.frames = model, None, {}
+        self.device = next(model.parameters()).device
+
+    def before(self, clip: Clip, i: int, interval: int) -> tuple[Tensor, Tensor]:
+        """Frames ``i, i - 1, ..`` in [0, 1], and their features, ``interval`` rows each."""
+        wanted = [i - d for d in range(interval)]
+        if clip is not self.clip:
+            self.clip, self.frames = clip, {}
+        self.frames = {n: pair for n, pair in self.frames.items() if n in wanted}
+        if new := [n for n in wanted if n not in self.frames]:
+            images = (clip.frames[new].to(self.device) / 255).contiguous(memory_format=torch.channels_last)
+            self.frames |= {n: pair for n, *pair in zip(new, images.split(1), self.model.extract(images).split(1))}
+        window, features = zip(*(self.frames[n] for n in wanted))
+        return torch.cat(window), torch.cat(features)
+
+
+def _propagated(model, source, features, window, size, frame, estimates) -> Tensor:
     """Labels of the current frame (row 0 of ``window``) by way of each row as its key frame; offset 0 is a key frame."""
     if len(window) == 1:
         return frame
     current = window[:1].expand(len(window) - 1, -1, -1, -1)
-    moved = model.with_flow(source).propagate(features[1:], window[1:], current)
-    return torch.cat((frame, model.predict(moved, size).argmax(1).cpu()))
+    flow, scale = _estimated(source, current, window[1:], tuple(features.shape[-2:]), estimates)
+    return torch.cat((frame, model.predict(model.move(features[1:], flow, scale), size).argmax(1).cpu()))
+
+
+def _estimated(source, current, keys, size, estimates: dict) -> tuple[Tensor, Tensor | None]:
+    """Flow and scale of a source; what an `Ablated` one takes apart is estimated once for all of them."""
+    if isinstance(source, Ablated):
+        return source.kept(*_estimated(source.source, current, keys, size, estimates))
+    if id(source) not in estimates:
+        estimates[id(source)] = source(current, keys, size)
+    return estimates[id(source)]
 
 
 def average_over_offsets(table: pd.DataFrame, metric: str = "miou") -> pd.DataFrame:

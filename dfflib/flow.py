@@ -190,7 +190,10 @@ class Ablated(FlowSource):
 
     def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """What is kept of the source's flow and scale."""
-        flow, scale = self.source.follow(memory, current, size)
+        return self.kept(*self.source.follow(memory, current, size))
+
+    def kept(self, flow: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Of a flow and a scale field, what this ablation keeps."""
         return flow if self.keep_flow else torch.zeros_like(flow), scale if self.keep_scale else None
 
 

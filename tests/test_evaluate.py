@@ -13,6 +13,7 @@ from dfflib.data.clips import IGNORE, Clip
 from dfflib.dff import DeepFeatureFlow, build
 from dfflib.errors import DffError
 from dfflib.evaluate import ConfusionMatrix, average_over_offsets, by_offset, component_times, evaluated_frames, speedup
+from dfflib.flow import Ablated
 
 SIDE, EDGE = 16, 6  # pixels of the picture and of the square in it
 
@@ -116,6 +117,23 @@ def test_agreement_is_with_the_network_and_miou_with_the_labels():
     assert set(table["method"]) == {"Frame", "mine"}
     for d in (0, 1):
         assert value(table, "mine", d, "miou") == 0 and value(table, "mine", d, "agreement_miou") == 100
+
+
+def test_a_frame_is_extracted_once_a_clip_and_a_flow_estimated_once_for_its_ablations():
+    net, extracted, estimated = model(), [], []
+    net.feature_net.register_forward_hook(lambda module, images, out: extracted.append(len(out)))
+    net.flow_source.register_forward_hook(lambda module, args, out: estimated.append(len(out[0])))
+    methods = {
+        "DFF": net.flow_source,
+        "still": Ablated(net.flow_source, flow=False),
+        "S = 1": Ablated(net.flow_source, scale=False),
+    }
+    clips = [moving_square(name=name) for name in "ab"]
+    table = by_offset(net, clips, 5, methods)
+    assert sum(extracted) == 2 * 8 and estimated == [4] * 8  # four current frames a clip, four key frames each
+    still = by_offset(model(), clips, 5)  # without anything shared: the same numbers
+    for one, other in (("DFF", "DFF"), ("S = 1", "DFF"), ("still", "copy")):
+        assert [value(table, one, d, "miou") for d in range(5)] == [value(still, other, d, "miou") for d in range(5)]
 
 
 def test_ignored_pixels_do_not_count():
