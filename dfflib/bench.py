@@ -308,13 +308,12 @@ def figure(table: pd.DataFrame) -> Figure:
         axis.plot(rows.index, rows["fps"].iloc[0] * rows["speedup_predicted"], ":", color=colour)
     for name, row in found["every frame"].iterrows():
         axis.axhline(row["fps"], color="#999999", linewidth=0.8)
-        axis.annotate(
-            f"{name}, networks only", (rows.index[-1], row["fps"]), fontsize=7, ha="right", va="bottom", color="#666666"
-        )
+        place = dict(ha="left", va="bottom", fontsize=7, color="#666666")
+        axis.annotate(f"{name}, network only", (rows.index[0], row["fps"]), **place)
     axis.set(xlabel="key-frame interval l", ylabel="frames per second", yscale="log", title=table["dataset"].iloc[0])
     axis.set_xticks(rows.index)
     axis.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(plt.ScalarFormatter())
     axis.yaxis.set_minor_formatter(plt.NullFormatter())
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="center right")
     return fig
