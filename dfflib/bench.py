@@ -7,6 +7,7 @@ download. All times of one table are from one run, each a median; ratios are for
 import functools
 import itertools
 import os
+import statistics
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,11 +25,10 @@ from dfflib.dff import DeepFeatureFlow, build
 from dfflib.errors import DffError
 from dfflib.evaluate import median_ms, speedup, tidy, write_results
 from dfflib.flops import CLASSES, TABLE2_FLOWS
-from dfflib.flow import DISFlow
 from dfflib.inference import autocast, prepare
-from dfflib.stream import Engine, segment_video
+from dfflib.stream import Engine, flow_source, segment_video
 from dfflib.viz import save
-from dfflib.warp import warp
+from dfflib.warp import base_grid, warp
 
 SIZE = (256, 512)  # rows and columns
 INTERVALS = (1, 2, 5, 10, 20)
@@ -61,7 +61,7 @@ def model(flow: str, feature_net: str = "resnet101") -> DeepFeatureFlow:
     torch.manual_seed(0)
     if flow in TABLE2_FLOWS:
         return build(feature_net=feature_net, num_classes=CLASSES, **TABLE2_FLOWS[flow]).eval()
-    return model("FlowNet Half", feature_net).with_flow(DISFlow("ultrafast", input_stride=2))
+    return model("FlowNet Half", feature_net).with_flow(flow_source("dis-half"))
 
 
 def made_video(path: str | os.PathLike, size: tuple[int, int], frames: int) -> Path:
@@ -105,31 +105,31 @@ def parts(engine: Engine, frames: list[Tensor], interval: int, repeats: int = 9)
             "W": (lambda: network.move(features, flow, scale), count),
             "N_task": (lambda: engine.label(moved, size), count),
             "N_task, coarse": (lambda: coarse.label(moved, size), count),
-            "overlay": (lambda: overlay(frames[0], labels), 1),
             "key": (lambda: engine.key(frames[0]), 1),
             "non-key": (lambda: engine.others(others), count),
             "non-key online": (lambda: engine.others(others[:1]), 1),
+            "overlay": (lambda: overlay(frames[0], labels), 1),
         }
         return {name: median_ms(job, repeats) / share for name, (job, share) in jobs.items()}
 
 
-def decode_ms(video: str | os.PathLike) -> float:
-    """Milliseconds to decode one frame of a video, read in order."""
-    with read_stream(video) as stream:
-        count = stream.num_frames
-    return median_ms(lambda: _read_all(video), 3, 1) / count
+def decode_ms(video: str | os.PathLike, count: int) -> float:
+    """Milliseconds to decode one of the ``count`` frames of a video, read in order."""
 
+    def read() -> None:
+        """The whole video, once."""
+        with read_stream(video) as stream:
+            for _ in stream:
+                pass
 
-def _read_all(video: str | os.PathLike) -> None:
-    with read_stream(video) as stream:
-        for _ in stream:
-            pass
+    return median_ms(read, 3, 1) / count
 
 
 def write_ms(frames: list[Tensor], folder: Path, count: int = 30) -> float:
     """Milliseconds to encode one frame (H.264)."""
 
     def write() -> None:
+        """A whole file, once."""
         with VideoWriter(folder / "written.mp4", 25, tuple(frames[0].shape[-2:])) as writer:
             for n in range(count):
                 writer.write(frames[n % len(frames)])
@@ -153,16 +153,19 @@ def warp_share(shape: tuple[int, int, int, int], device: str = "cpu", repeats: i
     plain = features.contiguous()
 
     def sample(maps: Tensor, moved: Tensor) -> Tensor:
-        y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
-        grid = torch.stack((2 * (x + moved[:, 0]) / (width - 1) - 1, 2 * (y + moved[:, 1]) / (height - 1) - 1), dim=-1)
+        """The warp as most code has it."""
+        x, y = (base_grid(height, width, device) + moved).unbind(1)
+        grid = torch.stack((2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1), dim=-1)
         return nn.functional.grid_sample(maps, grid, align_corners=True)
 
     def both_ways(function: Callable[[Tensor, Tensor], Tensor], maps: Tensor) -> Callable[[], None]:
+        """Forward and backward, to features and flow."""
         leaves = [
             tensor.detach().clone(memory_format=torch.preserve_format).requires_grad_() for tensor in (maps, flow)
         ]
 
         def run() -> None:
+            """Once there and back."""
             out = function(*leaves)
             torch.autograd.grad(out, leaves, torch.ones_like(out))
 
@@ -219,42 +222,31 @@ def bench(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if threads:
         torch.set_num_threads(threads)
-    flows, alternatives, intervals, rows = list(flows), list(alternatives), sorted({1, *intervals}), []
-
-    def note(method: str, metric: str, value: float, unit: str = "ms", of: int | None = None) -> None:
-        rows.append(dict(method=method, metric=metric, value=value, unit=unit, interval=of))
-
+    flows, alternatives, intervals = list(flows), list(alternatives), sorted({1, *intervals})
     work = len(flows) * (1 + len(intervals)) + len(alternatives) + len(WARPS)
     with tqdm(total=work, disable=not progress, leave=False) as bar, tempfile.TemporaryDirectory() as name:
-        video, out, every = made_video(Path(name) / "made.mp4", size, frames), Path(name) / "out.mp4", None
+        video = made_video(Path(name) / "made.mp4", size, frames)
         with read_stream(video) as stream:
             pictures = list(itertools.islice(stream, max(2, interval)))
-        note("decode", "frame", decode_ms(video))
-        note("write", "frame", write_ms(pictures, Path(name)))
+        rows = [_row("decode", "frame", decode_ms(video, frames))]
+        rows.append(_row("write", "frame", write_ms(pictures, Path(name))))
+        every = None  # frames per second of the network on every frame: the same whatever the flow
         for flow in flows:
             bar.set_description(flow)
-            network = prepare(model(flow, feature_net), device)
-            times = parts(Engine(network), pictures, interval, repeats)
-            for metric, value in times.items():
-                note(flow, metric, value, of=interval)
+            engine = Engine(prepare(model(flow, feature_net), device))
+            times = parts(engine, pictures, interval, repeats)
+            rows += [_row(flow, metric, value, of=interval) for metric, value in times.items()]
             bar.update()
             for n in intervals:
-                if n > 1 or every is None:  # the network on every frame is the same whatever the flow
-                    runs = [segment_video(video, out, n, network, progress=False) for _ in range(3)]
-                    fps = sorted(done.fps for done in runs)[1]
-                    every = every or fps
-                else:
-                    fps = every
-                note(flow, "fps", fps, "fps", n)
-                note(flow, "speedup_measured", fps / every, "x", n)
-                note(flow, "speedup_predicted", speedup(n, times["non-key"] / times["key"]), "x", n)
+                fps = every if n == 1 and every else _pipeline_fps(engine, video, n)
+                every = every or fps
+                rows += _speed_rows(flow, n, fps, every, times)
                 bar.update()
         for shape in WARPS:
-            for metric, value in warp_share(shape, device, repeats).items():
-                note(f"warp {shape}", metric, value)
+            rows += [_row(f"warp {shape}", kind, ms) for kind, ms in warp_share(shape, device, repeats).items()]
             bar.update()
         for other in alternatives:
-            note(other, "frame", alternative_ms(other, size, device, max(3, repeats // 2)))
+            rows.append(_row(other, "frame", alternative_ms(other, size, device, max(3, repeats // 2))))
             bar.update()
     table = tidy(pd.DataFrame(rows), "bench", f"bikes at {size[1]}x{size[0]}")
     if out_dir:
@@ -263,26 +255,33 @@ def bench(
     return table
 
 
+def _row(method: str, metric: str, value: float, unit: str = "ms", of: int | None = None) -> dict:
+    """One number, in the columns of a result file that it knows."""
+    return dict(method=method, metric=metric, value=value, unit=unit, interval=of)
+
+
+def _speed_rows(flow: str, interval: int, fps: float, every: float, times: dict[str, float]) -> list[dict]:
+    """Of one pipeline: its speed, and how much faster than the network on every frame, by the clock and by eq. 7."""
+    predicted = speedup(interval, times["non-key"] / times["key"])
+    return [
+        _row(flow, "fps", fps, "fps", interval),
+        _row(flow, "speedup_measured", fps / every, "x", interval),
+        _row(flow, "speedup_predicted", predicted, "x", interval),
+    ]
+
+
+def _pipeline_fps(engine: Engine, video: Path, interval: int) -> float:
+    """Frames per second from file to file, the median of three runs."""
+    out = video.with_name("out.mp4")
+    return statistics.median(segment_video(video, out, interval, engine, progress=False).fps for _ in range(3))
+
+
 def summary(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of `bench` as tables for a reader: ``parts``, ``pipelines``, ``warp`` and ``every frame``."""
     flows = [name for name in FLOWS if (table["method"] == name).any()]
     ours = table[table["method"].isin(flows)]
-    times = ours[ours["unit"] == "ms"].pivot(index="method", columns="metric", values="value").loc[flows]
-    times = times[
-        [
-            "image",
-            "N_feat",
-            "remember",
-            "F",
-            "W",
-            "N_task",
-            "N_task, coarse",
-            "key",
-            "non-key",
-            "non-key online",
-            "overlay",
-        ]
-    ]
+    times = ours[ours["unit"] == "ms"]
+    times = times.pivot(index="method", columns="metric", values="value").loc[flows, times["metric"].unique()]
     for name in ("decode", "write"):
         times[name] = table.loc[table["method"] == name, "value"].iloc[0]
     times["r"] = times["non-key"] / times["key"]

@@ -7,7 +7,6 @@ fine, as in PWC-Net (Sun et al., CVPR 2018), what the coarser level found is tak
    et al., ICCV 2015); the mean shift of the matches, weighted by how good they are, is a guess of large motions.
 2. strides 16, 8 and 4, in rounds: *gradients*. Least squares in windows of two sizes (`dfflib.lucas_kanade`) give two guesses
    of what is left; the network blends them with the flow that it has, and adds a correction.
-
 3. stride 1: every pixel takes a mean of the nine cells around it, with weights that the network gives (RAFT, Teed and Deng,
    ECCV 2020). Bilinear weights would smear the outlines of what moves, by a cell to either side.
 
@@ -144,11 +143,11 @@ def correlation(current: Tensor, key: Tensor, radius: int) -> Tensor:
     side, (height, width) = 2 * radius + 1, current.shape[-2:]
     rows, around = current.permute(0, 2, 3, 1), F.pad(key, (radius,) * 4).permute(0, 2, 3, 1)
     found = []
-    for y in range(
-        side
-    ):  # a whole row against a row in one product, W x (W + 2R); of that the band along the diagonal,
+    # A whole row against a row is one product, W x (W + 2R). Wanted is the band along its diagonal, which one more column
+    # turns upright.
+    for y in range(side):
         product = (rows @ around[:, y : y + height].transpose(2, 3)).flatten(2)
-        band = F.pad(product, (0, width)).unflatten(2, (width, -1))  # which one more column turns upright
+        band = F.pad(product, (0, width)).unflatten(2, (width, -1))
         found.append(band[..., :side])
     return torch.cat(found, dim=3).permute(0, 3, 1, 2)
 

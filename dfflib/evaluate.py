@@ -23,7 +23,6 @@ from dfflib.errors import DffError
 from dfflib.flow import Ablated, ExactFlow, ZeroFlow
 from dfflib.paths import write_atomically
 from dfflib.schedule import FixedInterval
-from dfflib.warp import warp
 
 COLUMNS = ["experiment", "dataset", "method", "interval", "offset", "metric", "value", "unit", "seed", "device",
            "seconds", "version"]  # fmt: skip
@@ -217,15 +216,10 @@ def component_times(model: DeepFeatureFlow, size: tuple[int, int], repeats: int 
     key, current = images[:1], images[1:]
     features = model.extract(key)
     flow, scale = model.flow_source(current, key, tuple(features.shape[-2:]))
-
-    def move() -> Tensor:
-        moved = warp(features, flow, model.padding_mode)
-        return moved if scale is None else moved * scale
-
     times = {
         "N_feat": median_ms(lambda: model.extract(key), repeats),
         "F": median_ms(lambda: model.flow_source(current, key, tuple(features.shape[-2:])), repeats),
-        "W": median_ms(move, repeats),
+        "W": median_ms(lambda: model.move(features, flow, scale), repeats),
         "N_task": median_ms(lambda: model.predict(features, size).argmax(1), repeats),
     }
     times["key"] = times["N_feat"] + times["N_task"]
@@ -250,6 +244,7 @@ def measured_speedup(
     frames = frames.contiguous(memory_format=torch.channels_last)
 
     def one_interval() -> None:
+        """A key frame, and all that follow it."""
         key = frames[:1]
         features = model.extract(key)
         model.predict(features, size).argmax(1)

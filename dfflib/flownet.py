@@ -60,11 +60,15 @@ class FlowNetS(nn.Module):
             previous = channels[skip] + count + outputs
         self.predict.append(nn.Conv2d(previous, outputs, 3, 1, 1))
         self.channels = previous  # of the last concatenation: 194 in FlowNet
-        self.strides = tuple(4 * 2**n for n in reversed(range(len(self.predict))))
         _initialise(self)
         expected = self.PARAMETERS.get((inputs, outputs)) if width == 1 else None
         count = sum(p.numel() for p in self.parameters())
         assert expected in (None, count), f"{count} parameters where the reference has {expected}"
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Input pixels per cell of each prediction, coarse to fine: every step of the decoder doubles the size, up to 4."""
+        return tuple(4 * 2**n for n in range(len(self.DECODER), -1, -1))
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Predict at every level.

@@ -125,10 +125,7 @@ class FlowNetInception(FlowNetS):
             self.deconv.append(deconv(previous, _scaled(count, width)))
             previous = channels[skip] + _scaled(count, width) + outputs
         self.predict.append(nn.Conv2d(previous, outputs, 3, 1, 1))
-        self.channels, self.strides = (
-            previous,
-            (64, 32, 16, 8, 4),
-        )  # 98 channels in the published encoder with this decoder
+        self.channels = previous  # 98 in the published encoder with this decoder
         _initialise(self)
 
 

@@ -76,6 +76,7 @@ def _compiled(module: nn.Module, method: str = "forward"):
     fast, works = torch.compile(plain, mode="reduce-overhead" if graphs else None, dynamic=False), True
 
     def call(*args):
+        """The compiled method while it works, else the plain one."""
         nonlocal works
         if works:
             try:

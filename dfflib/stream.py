@@ -155,24 +155,25 @@ def predictions(
 
 
 def _results(engine: Engine, frames: Iterable[Tensor], schedule: FixedInterval, most: int) -> Iterator[Prediction]:
-    first, waiting = 0, []
+    waiting: dict[int, Tensor] = {}
     for index, frame in enumerate(frames):
-        if schedule.is_key(index):
-            yield from _others(engine, first, waiting)
+        is_key = schedule.is_key(index)
+        if not is_key:
+            waiting[index] = frame
+        if is_key or len(waiting) == most:
+            yield from _others(engine, waiting)
+            waiting = {}
+        if is_key:
             yield Prediction(index, frame, engine.key(frame), True)
-            first, waiting = index + 1, []
-        else:
-            waiting.append(frame)
-            if len(waiting) == most:
-                yield from _others(engine, first, waiting)
-                first, waiting = index + 1, []
         del frame  # or it would be held while the next one is read
-    yield from _others(engine, first, waiting)
+    yield from _others(engine, waiting)
 
 
-def _others(engine: Engine, first: int, frames: list[Tensor]) -> Iterator[Prediction]:
-    for n, labels in enumerate(engine.others(frames) if frames else ()):
-        yield Prediction(first + n, frames[n], labels, False)
+def _others(engine: Engine, waiting: dict[int, Tensor]) -> Iterator[Prediction]:
+    """Predictions for frames between two key frames, which are numbered; none for none."""
+    found = engine.others(list(waiting.values())) if waiting else ()
+    for (index, frame), labels in zip(waiting.items(), found, strict=True):
+        yield Prediction(index, frame, labels, False)
 
 
 def flow_source(name: str) -> FlowSource | None:
@@ -193,7 +194,7 @@ def default_out(video: str | os.PathLike) -> Path:
 
 def segment_video(
     video: str | os.PathLike, out: str | os.PathLike | None = None, interval: int = 5,
-    checkpoint: str | os.PathLike | DeepFeatureFlow | None = None, flow: str = "network", short_side: int | None = None,
+    checkpoint: str | os.PathLike | Engine | None = None, flow: str = "network", short_side: int | None = None,
     progress: bool = True, mode: str = "batched", labels: str = "full", precision: str = "auto", compile: bool = False,
 ) -> Segmented:  # fmt: skip
     """Segment a video file or a folder of frames, and write it with its labels painted over (H.264).
@@ -202,7 +203,8 @@ def segment_video(
         video: file or folder.
         out: ``.mp4`` to write; None means `default_out`.
         interval: l, frames from key frame to key frame.
-        checkpoint: weights, or a model; None takes the shipped, jointly trained weights.
+        checkpoint: weights; None takes the shipped, jointly trained ones. Or an `Engine` that is ready: it has its own flow,
+            size, labels and precision, and those given here are not looked at.
         flow: one of `FLOW_SOURCES`.
         short_side: frames are reduced to this for the networks; None takes the size that the weights were trained at.
         progress: show a bar.
@@ -219,16 +221,17 @@ def segment_video(
     """
     source = flow_source(flow)
     FixedInterval(interval)  # a bad interval fails before anything is loaded
-    model = checkpoint
-    if not isinstance(model, DeepFeatureFlow):
-        checkpoint = SHIPPED if checkpoint is None else checkpoint
-        short_side = checkpoints.describe(checkpoint)[1].get("short_side") if short_side is None else short_side
+    checkpoint = SHIPPED if checkpoint is None else checkpoint
+    if not isinstance(checkpoint, Engine) and short_side is None:
+        short_side = checkpoints.describe(checkpoint)[1].get("short_side")
     out = default_out(video) if out is None else Path(out)
     with read_stream(video) as stream:
         schedule = FixedInterval(interval, stream.num_frames)
-        model = model if isinstance(model, DeepFeatureFlow) else checkpoints.load_segmenter(checkpoint)
-        model = prepare(model if source is None else model.with_flow(source), compile=compile)
-        engine = Engine(model, short_side, labels, precision)
+        engine = checkpoint
+        if not isinstance(engine, Engine):
+            model = checkpoints.load_segmenter(checkpoint)
+            model = prepare(model if source is None else model.with_flow(source), compile=compile)
+            engine = Engine(model, short_side, labels, precision)
         began, count, keys = time.perf_counter(), 0, 0
         bar = tqdm(
             ahead(stream, AHEAD), total=stream.num_frames, desc=Path(video).name, unit="frame", disable=not progress,

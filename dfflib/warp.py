@@ -94,17 +94,9 @@ def _neighbours(flow: Tensor, height: int, width: int, padding_mode: str) -> tup
         axes.append((index.clamp(0, size - 1), (index + 1).clamp_(0, size - 1), left_weight, right_weight))
     (left, right, left_weight, right_weight), (top, bottom, top_weight, bottom_weight) = axes
     top, bottom = top * width, bottom * width
-    corner = torch.stack((top + left, top + right, bottom + left, bottom + right), dim=-1)
-    weight = torch.stack(
-        (
-            top_weight * left_weight,
-            top_weight * right_weight,
-            bottom_weight * left_weight,
-            bottom_weight * right_weight,
-        ),
-        dim=-1,
-    )
-    return corner, weight
+    corner = [row + column for row in (top, bottom) for column in (left, right)]
+    weight = [y * x for y in (top_weight, bottom_weight) for x in (left_weight, right_weight)]
+    return torch.stack(corner, dim=-1), torch.stack(weight, dim=-1)
 
 
 def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:

@@ -19,6 +19,7 @@ def ahead(items: Iterable[Item], depth: int = 8) -> Iterator[Item]:
     stop = threading.Event()
 
     def put(item) -> bool:
+        """Wait for a place in the box; False if the caller has left meanwhile."""
         while not stop.is_set():
             try:
                 box.put(item, timeout=0.1)
@@ -28,6 +29,7 @@ def ahead(items: Iterable[Item], depth: int = 8) -> Iterator[Item]:
         return False
 
     def fetch() -> None:
+        """What the thread does: every item, then the end or the error."""
         try:
             for item in items:
                 if not put((item, None)):
