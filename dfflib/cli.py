@@ -35,6 +35,9 @@ _seed = click.option("--seed", default=0, show_default=True, help="For python, n
 _interval = click.option(
     "--interval", default=5, show_default=True, help="Key-frame interval l, in frames; 1 makes every frame a key frame."
 )
+_jobs = click.option(
+    "--jobs", type=click.IntRange(min=0), default=0, metavar="N", help="Stages trained at once; 0 chooses."
+)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,14 +52,16 @@ def main() -> None:
 @click.option("-p", "--parameter", multiple=True, metavar="NAME=VALUE", help="A notebook parameter; may be repeated.")
 @click.option("--force", is_flag=True, help="Run also what is done already.")
 @click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
-def reproduce(profile: str, only: tuple, parameter: tuple, force: bool, out_dir: str) -> None:
+@_jobs
+def reproduce(profile: str, only: tuple, parameter: tuple, force: bool, out_dir: str, jobs: int) -> None:
     """Run the notebooks in order, and gather their figures and tables in one page.
 
-    What is done with the same code and parameters is skipped; after an interruption the same command continues.
+    A profile that trains from nothing does so first, several stages at once. What is done with the same code and
+    parameters is skipped; after an interruption the same command continues.
     """
     from dfflib.reproduce import reproduce as run
 
-    summary = run(profile, only, _pairs(parameter), force, out_dir)
+    summary = run(profile, only, _pairs(parameter), force, out_dir, jobs=jobs)
     click.echo(summary)
     for outcome in summary.failed:
         click.echo(f"error: {outcome.error}", err=True)
@@ -140,6 +145,28 @@ def train(stage: str, profile: str, **options) -> None:
         where = str(stop) or f"stage {stage}"
         raise KeyboardInterrupt(f"stopped at {where}; the same command continues.") from None
     click.echo(trained.summary)
+
+
+@main.command()
+@click.argument("recipe", nargs=-1)
+@_profile
+@_jobs
+@click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
+def train_all(recipe: tuple[str, ...], profile: str, jobs: int, out_dir: str) -> None:
+    """Train every stage of RECIPEs, several at once; without one, of all whose data is here.
+
+    What is trained already is left alone, and what was interrupted continues.
+    """
+    from tqdm import tqdm
+
+    from dfflib.train_all import every_recipe
+    from dfflib.train_all import train_all as run
+
+    try:
+        trained = run(recipe or every_recipe(), profile, out_dir, jobs, tqdm.write, sys.stderr.isatty())
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped in training; the same command continues there.") from None
+    click.echo(f"{len(trained)} stages trained." if trained else "Everything was trained before.")
 
 
 @main.command()

@@ -5,6 +5,7 @@ evaluate the pair (k = i - d, i); one mIoU per offset; then average the mIoUs. O
 of the average, and so the average hides how bad the last offset is: report both.
 """
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -31,15 +32,15 @@ COLUMNS = ["experiment", "dataset", "method", "interval", "offset", "metric", "v
 class ConfusionMatrix:
     """Counts of (true class, predicted class), gathered over many label maps; pixels labelled 255 do not count."""
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, counts: Tensor | None = None):
         self.num_classes = num_classes
-        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # rows: truth, columns: prediction
+        self.counts = (
+            torch.zeros(num_classes, num_classes, dtype=torch.int64) if counts is None else counts
+        )  # rows: truth
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         """Add label maps of equal shape, int64."""
-        valid = truth != IGNORE
-        joint = truth[valid] * self.num_classes + prediction[valid]
-        self.counts += torch.bincount(joint.cpu(), minlength=self.num_classes**2).view_as(self.counts)
+        self.counts += count_pairs(prediction[None], truth[None], self.num_classes)[0]
 
     def iou(self) -> Tensor:
         """Intersection over union of each class, in [0, 1]; NaN where a class is neither present nor predicted."""
@@ -53,6 +54,25 @@ class ConfusionMatrix:
     def accuracy(self) -> float:
         """Share of correct pixels, in [0, 1]."""
         return (self.counts.diag().sum() / self.counts.sum().clamp(min=1)).item()
+
+
+def count_pairs(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:
+    """How often each true class was predicted as each class, for several predictions of the same truth.
+
+    Args:
+        predictions: ``(L, ...)`` int64.
+        truth: ``(1, ...)`` or ``(L, ...)`` int64; 255 does not count.
+        num_classes: C.
+
+    Returns:
+        ``(L, C, C)`` int64, rows truth, columns prediction.
+    """
+    first = torch.arange(len(predictions), device=predictions.device).view(-1, *[1] * (predictions.ndim - 1))
+    joint = (first * num_classes + truth) * num_classes + predictions
+    if (ignored := truth == IGNORE).any():
+        joint = joint[~ignored.expand_as(joint)]
+    counts = torch.bincount(joint.flatten().cpu(), minlength=len(predictions) * num_classes**2)
+    return counts.view(-1, num_classes, num_classes)
 
 
 def default_methods(model: DeepFeatureFlow) -> dict[str, nn.Module]:
@@ -86,8 +106,8 @@ def by_offset(
     model = model.eval()
     classes = max(clip.num_classes for clip in clips)
     names = ["Frame", *methods]
-    truth = {(name, d): ConfusionMatrix(classes) for name in names for d in range(interval)}
-    agreement = {(name, d): ConfusionMatrix(classes) for name in names for d in range(interval)}
+    counts = {(name, whom): torch.zeros(interval, classes, classes, dtype=torch.int64)
+              for name in names for whom in ("labels", "frame")}  # fmt: skip
     jobs = [(clip, i) for clip in clips for i in evaluated_frames(clip, interval, step)]
     if not jobs:
         raise DffError(
@@ -108,14 +128,14 @@ def by_offset(
             labels = frame.expand(interval, -1, -1) if name == "Frame" else _propagated(
                 model, _aimed(methods[name], clip, i, interval), features, window, clip.size, frame, estimates
             )  # fmt: skip
-            for d in range(interval):
-                truth[name, d].update(labels[d : d + 1], label)
-                agreement[name, d].update(labels[d : d + 1], frame)
+            counts[name, "labels"] += count_pairs(labels, label, classes)
+            counts[name, "frame"] += count_pairs(labels, frame, classes)
     rows = []
-    for name, d in truth:
+    for name, d in itertools.product(names, range(interval)):
+        truth, agreement = (ConfusionMatrix(classes, counts[name, whom][d]) for whom in ("labels", "frame"))
         for metric, value in (
-            ("miou", truth[name, d].miou()), ("pixel_accuracy", truth[name, d].accuracy()),
-            ("agreement_miou", agreement[name, d].miou()), ("agreement", agreement[name, d].accuracy()),
+            ("miou", truth.miou()), ("pixel_accuracy", truth.accuracy()),
+            ("agreement_miou", agreement.miou()), ("agreement", agreement.accuracy()),
         ):  # fmt: skip
             rows.append(dict(method=name, offset=d, metric=metric, value=100 * value, unit="%", frames=len(jobs)))
     return pd.DataFrame(rows)

@@ -18,12 +18,12 @@ from dfflib.errors import DffError
 from dfflib.paths import CHECKPOINTS, FIGURES, ROOT, run_dir, write_atomically
 from dfflib.recipes import RECIPES
 from dfflib.study import VARIANTS
+from dfflib.train import checkpoint_name
 
-SHIPPED = ("keyframe_s0", "flow_pretrain_s0", "flow_detached_s0", "joint_s0", "joint_s1", "joint_s2",
-           "camvid_keyframe_s0", "shapes_flow_pretrain_s0",
-           *(f"shapes_{stage}_s{seed}" for stage in ("keyframe", "flow_detached", "joint", "fix_flow", "dis")
-             for seed in (0, 1, 2)),
-           *(f"{name}_joint_s0" for name in RECIPES if name.startswith("shapes_")))  # fmt: skip
+SHIPPED = tuple(
+    Path(checkpoint_name(stage, seed, recipe.name)).stem
+    for recipe in RECIPES.values() for stage, seeds in recipe.seeds.items() for seed in seeds
+)  # fmt: skip
 README = ROOT / "README.md"
 END = "<!-- end of results -->"
 INTERVAL = 5  # of the README's table

@@ -22,6 +22,7 @@ from dfflib.profiles import Profile
 from dfflib.stages import PEAK_LR
 
 SHAPES_SIZE = (128, 128)
+SEEDS = (0, 1, 2)  # that tables are averaged over
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Recipe:
         joint_starts: stages that ``joint`` starts from.
         batches: ``batches(stage, part, profile)`` gives an object with ``batch(size, seed, step) -> Batch``.
         workers: rendering is slow enough to be worth processes of its own.
+        seeds: stage -> seeds of the checkpoints that the workbook's tables and figures are made from.
+        aside: of one seed, for a figure or a table of its own: profiles that train from nothing take the shipped checkpoints
+            of such a recipe, unless it has been trained in the run (`dfflib.train_all`).
         peak_lr: of stages whose learning rate is another than `dfflib.stages.PEAK_LR`.
         borrowed: stage -> recipe whose checkpoint of that stage serves here too.
     """
@@ -45,6 +49,8 @@ class Recipe:
     joint_starts: tuple[str, ...]
     batches: Callable[[str, str, Profile], object]
     workers: bool = False
+    seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    aside: bool = False
     peak_lr: dict = field(default_factory=dict)
     borrowed: dict[str, str] = field(default_factory=dict)
 
@@ -107,16 +113,19 @@ RECIPES = {
     "threshold": Recipe(
         "threshold", "intensity threshold on the train parts of carphone, bikes and bigbuckbunny",
         dict(num_classes=2), ("keyframe", "flow_detached"), _threshold_batches,
+        seeds=dict(keyframe=(0,), flow_pretrain=(0,), flow_detached=(0,), joint=SEEDS),
     ),
     "shapes": Recipe(
         "shapes", "Shapes world, medium level, 128x128, seeds of the train part",
         dict(num_classes=len(CLASS_NAMES), flow_net="correlation", flow_width=0.75), ("keyframe", "flow_pretrain"),
         _shapes_batches, workers=True,
+        seeds=dict(flow_pretrain=(0,), keyframe=SEEDS, flow_detached=SEEDS, joint=SEEDS, fix_flow=SEEDS, dis=SEEDS),
         peak_lr=dict(joint=1e-3, fix_flow=1e-3, dis=1e-3),  # N is far from finished when its key-frame stage ends
     ),
     "camvid": Recipe(
         "camvid", "nine tenths of CamVid's training split, frames of 192x144, from scratch",
         dict(num_classes=len(camvid.CLASS_NAMES), flow_net="correlation", flow_width=0.75), (), _camvid_batches, workers=True,
+        seeds=dict(keyframe=(0,)), aside=True,
     ),
 }  # fmt: skip
 
@@ -124,7 +133,9 @@ RECIPES = {
 def _of_shapes(name: str, borrowed: dict[str, str], **model) -> Recipe:
     """A recipe like ``shapes`` with another network somewhere, and the stages that it need not train again."""
     shapes = RECIPES["shapes"]
-    return replace(shapes, name=name, model=shapes.model | model, borrowed=borrowed)
+    return replace(
+        shapes, name=name, model=shapes.model | model, seeds=dict(joint=(0,)), aside=True, borrowed=borrowed,
+    )  # fmt: skip
 
 
 _KEY, _FLOW = {"keyframe": "shapes"}, {"flow_pretrain": "shapes"}

@@ -76,7 +76,7 @@ class _Task:
 
 def reproduce(
     profile: str = "smoke", only: Iterable[str] = (), parameters: dict | None = None, force: bool = False,
-    out_dir: str | os.PathLike = "", notebooks: str | os.PathLike = paths.NOTEBOOKS, progress: bool = True,
+    out_dir: str | os.PathLike = "", notebooks: str | os.PathLike = paths.NOTEBOOKS, progress: bool = True, jobs: int = 0,
 ) -> Summary:  # fmt: skip
     """Run the notebooks and write one HTML index of notebooks, figures and tables.
 
@@ -91,10 +91,12 @@ def reproduce(
         out_dir: run folder; empty means ``runs/<profile>``.
         notebooks: folder of ``NN_*.ipynb``.
         progress: report on stderr.
+        jobs: where the whole workbook is run by a profile that trains from nothing, its stages are trained before the first
+            notebook, so many at once; 0 chooses, 1 leaves it to the notebooks, one stage after the other.
 
     Raises:
-        DffError: unknown profile, notebook or parameter, a value of the wrong type, a folder that cannot be written, or
-            another run at work in the same folder.
+        DffError: unknown profile, notebook or parameter, a value of the wrong type, a folder that cannot be written,
+            another run at work in the same folder, or a training that failed.
         KeyboardInterrupt: stopped; its message says how to continue. Finished notebooks stay as they are.
     """
     began = time.perf_counter()
@@ -105,6 +107,9 @@ def reproduce(
     with _run_folder(profile, out_dir) as folder, _terminate_as_interrupt():
         common = _digest_of_code()
         tasks = [_task(path, passed[path], common) for path in selected]
+        whole = not profiles.get(profile).shipped and not only and not parameters
+        if whole and jobs != 1 and not all(_is_done(task, folder) for task in tasks):
+            _train_first(profile, folder, jobs, progress)
         outcomes = _run_all(tasks, folder, force, progress)
         everything = [outcomes.get(path.stem) or _outcome_before(path, folder) for path in every]
         index = report.write_index(folder, profile, everything)
@@ -173,6 +178,23 @@ def _outcome_before(notebook: Path, folder: Path) -> Outcome:
 
 
 # Running.
+
+
+def _train_first(profile: str, folder: Path, jobs: int, progress: bool) -> None:
+    """All that the notebooks would train, side by side."""
+    from tqdm import tqdm
+
+    from dfflib.train_all import train_all
+
+    def say(line: str) -> None:
+        """Print one line, above the bar if there is one."""
+        if progress:
+            tqdm.write(line, file=sys.stderr)
+
+    try:
+        train_all(profile=profile, out_dir=folder, jobs=jobs, say=say, progress=progress and sys.stderr.isatty())
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped in training; the same command continues there.") from None
 
 
 def _run_all(tasks: list[_Task], folder: Path, force: bool, progress: bool) -> dict[str, Outcome]:

@@ -18,6 +18,7 @@ variant        N trained           flow                                 in the p
 """
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 import pandas as pd
 import torch
@@ -55,7 +56,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Source]] = {
     "exact": (("joint",), lambda model: ExactFlow(occlusion=True)),
     "DIS + N": (("dis",), lambda model: DISFlow("fast")),
 }
-"""Variant -> training stages whose checkpoints make the model, and its flow source."""
+"""Variant -> training stages whose checkpoints make the model, the first of which trained N; and its flow source."""
 
 
 def test_clips(count: int, frames: int, part: str = "test") -> list[ShapesClip]:
@@ -66,8 +67,16 @@ def test_clips(count: int, frames: int, part: str = "test") -> list[ShapesClip]:
     """
     if not 1 <= count <= SEEDS_PER_PART:
         raise DffError(f"{count} clips were asked for: choose 1 to {SEEDS_PER_PART}.")
-    first = PARTS.index(part) * SEEDS_PER_PART
-    return [ShapesClip(first + n, "medium", SHAPES_SIZE, frames) for n in range(count)]
+    return list(_rendered(PARTS.index(part) * SEEDS_PER_PART, count, frames, SHAPES_SIZE))
+
+
+@lru_cache(maxsize=2)
+def _rendered(first: int, count: int, frames: int, size: tuple[int, int]) -> tuple[ShapesClip, ...]:
+    """Clips whose frames are drawn once: every variant and every seed looks at the same ones."""
+    clips = tuple(ShapesClip(first + n, "medium", size, frames) for n in range(count))
+    for clip in clips:
+        clip.frames = clip.frames[:]
+    return clips
 
 
 def load(
@@ -99,15 +108,16 @@ def compare(
     Raises:
         DffError: no such variant.
     """
-    groups: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[str, list[str]] = {}  # by the stage that trained N: its features are extracted once
     for name in variants:
         if name not in VARIANTS:
             raise DffError(f"there is no variant {name!r}: choose from {', '.join(VARIANTS)}.")
-        groups.setdefault(VARIANTS[name][0], []).append(name)
+        groups.setdefault(VARIANTS[name][0][0], []).append(name)
     chosen, tables = test_clips(profiles.get(profile).clips, interval), []
-    for stages, names in groups.items():
-        model = load(stages, profile, seed, out_dir, progress)
-        sources = {name: VARIANTS[name][1](model) for name in names if name != "Frame"}
+    for stage, names in groups.items():
+        models = {stages: load(stages, profile, seed, out_dir, progress) for stages in {VARIANTS[n][0] for n in names}}
+        sources = {name: VARIANTS[name][1](models[VARIANTS[name][0]]) for name in names if name != "Frame"}
+        model = load((stage,), profile, seed, out_dir, progress)
         table = by_offset(model, chosen, interval, sources, progress=progress)
         tables.append(table[table["method"].isin(names)])
     table = pd.concat(tables)

@@ -9,7 +9,6 @@ was never stopped. What it wrote before is replaced only by a complete new file.
 import hashlib
 import json
 import math
-import os
 import signal
 import threading
 import time
@@ -94,12 +93,33 @@ def checkpoint_name(stage: str, seed: int, recipe: str = "threshold") -> str:
 def ensure(
     stage: str, profile: str = "smoke", seed: int = 0, out_dir: str = "", progress: bool = True, recipe: str = "threshold"
 ) -> Path:  # fmt: skip
-    """Checkpoint of a stage: the shipped one where the profile starts from those, else this run's, trained if need be."""
+    """Checkpoint of a stage: this run's, trained if need be, or the shipped one.
+
+    The shipped one serves where the profile starts from those; and for recipes that stand ``aside``, where this run has not
+    trained one.
+    """
     chosen, recipe = profiles.get(profile), recipes.get(recipe).lender(stage)
     shipped = CHECKPOINTS / checkpoint_name(stage, seed, recipe)
-    if chosen.shipped and shipped.is_file():
-        return shipped
+    if shipped.is_file():
+        if chosen.shipped:
+            return shipped
+        if recipes.get(recipe).aside and not is_trained(stage, profile, seed, out_dir, recipe):
+            return shipped
     return train_stage(stage, profile, seed, out_dir, progress=progress, recipe=recipe).checkpoint
+
+
+def is_trained(stage: str, profile: str, seed: int = 0, out_dir: str = "", recipe: str = "threshold") -> bool:
+    """Has this run trained a stage, and every stage that it starts from, with the settings of today?"""
+    chosen, cook, folder = profiles.get(profile), recipes.get(recipe), run_dir(profile, out_dir)
+    start = []
+    for name in cook.starts(stage):
+        lender = cook.lender(name)
+        if not chosen.shipped and not is_trained(name, profile, seed, out_dir, lender):
+            return False
+        start.append(ensure(name, profile, seed, out_dir, recipe=lender))
+    return _trainer(
+        stage, chosen, seed_of(stage, seed), folder, chosen.steps_of(recipe, stage), start, recipe
+    ).is_finished()
 
 
 def train_stage(
@@ -131,13 +151,19 @@ def train_stage(
     steps = chosen.steps_of(recipe, stage) if steps is None else steps
     if steps < 1:
         raise DffError(f"{steps} training steps were asked for: choose 1 or more.")
-    seed = seed_of(stage, seed)
-    start = [ensure(name, profile, seed, out_dir, progress, recipe) for name in cook.starts(stage)]
+    start = [ensure(name, profile, seed_of(stage, seed), out_dir, progress, recipe) for name in cook.starts(stage)]
+    return _trainer(stage, chosen, seed_of(stage, seed), folder, steps, start, recipe, fresh).run(progress)
+
+
+def _trainer(
+    stage: str, profile: profiles.Profile, seed: int, folder: Path, steps: int, start: list[Path], recipe: str,
+    fresh: bool = False,
+) -> "_Trainer":  # fmt: skip
+    digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in start)
     settings = Settings(
-        stage, seed, steps, chosen.batch, chosen.crop, chosen.short_side, chosen.max_interval,
-        tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in start), recipe,
-    )  # fmt: skip
-    return _Trainer(settings, chosen, folder, start, fresh).run(progress)
+        stage, seed, steps, profile.batch, profile.crop, profile.short_side, profile.max_interval, digests, recipe
+    )
+    return _Trainer(settings, profile, folder, start, fresh)
 
 
 class _Trainer:
@@ -155,7 +181,7 @@ class _Trainer:
 
     def run(self, progress: bool) -> Trained:
         """Train, or return what a finished run of the same settings left."""
-        if self._is_finished():
+        if self.is_finished():
             return self._trained("was trained before with the same settings")
         seed_everything(self.settings.seed, verbose=False)
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -166,7 +192,8 @@ class _Trainer:
             torch.use_deterministic_algorithms(False)
         return self._trained(f"trained for {self.settings.steps} steps")
 
-    def _is_finished(self) -> bool:
+    def is_finished(self) -> bool:
+        """Is the result of a run of the same settings there?"""
         if not (self.result.is_file() and self.log_file.is_file()):
             return False
         try:
@@ -353,7 +380,7 @@ def upcoming(source, settings: Settings, first: int, workers: bool) -> Iterable[
 
     A batch depends on seed and step alone, so that neither the number of processes nor a stop in between changes it.
     """
-    count = min(8, max(1, (os.cpu_count() or 1) - 1)) if workers and settings.steps - first >= WORTH_WORKERS else 0
+    count = min(8, max(1, torch.get_num_threads() - 1)) if workers and settings.steps - first >= WORTH_WORKERS else 0
     steps = _Steps(source, settings.batch, settings.seed)
     return DataLoader(
         steps, batch_size=None, sampler=range(first, settings.steps), num_workers=count, worker_init_fn=_one_thread,

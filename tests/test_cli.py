@@ -68,7 +68,7 @@ def test_reproduce_passes_everything_on(stand_in):
     result = call("reproduce", "--profile", "gpu", "--only", "02", "--only", "05,06", "-p", "seed=3", "-p", "name=a=b",
                   "--force", "--out-dir", "there")  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert calls == [(("gpu", ("02", "05,06"), {"seed": "3", "name": "a=b"}, True, "there"), {})]
+    assert calls == [(("gpu", ("02", "05,06"), {"seed": "3", "name": "a=b"}, True, "there"), {"jobs": 0})]
 
 
 def test_reproduce_exits_1_when_a_notebook_failed(stand_in):

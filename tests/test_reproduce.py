@@ -314,3 +314,32 @@ def test_headline_of_a_notebook(tmp_path):
     assert report.headline(tmp_path / "02_warp.ipynb") == ("02. The warp", "Moves x by a flow.")
     nbformat.write(new.new_notebook(), tmp_path / "03_bare.ipynb")
     assert report.headline(tmp_path / "03_bare.ipynb") == ("03_bare", "")
+
+
+@pytest.fixture
+def trained_first(monkeypatch):
+    """Calls of `dfflib.train_all.train_all`, which does nothing."""
+    from dfflib import train_all
+
+    calls = []
+    monkeypatch.setattr(train_all, "train_all", lambda **arguments: calls.append(arguments))
+    return calls
+
+
+def test_a_profile_that_starts_from_nothing_trains_side_by_side_first(tmp_path, trained_first):
+    write_notebook(tmp_path / "00_first.ipynb", "00. First", "1 + 1")
+    for _ in range(2):
+        reproduce("laptop", out_dir=tmp_path / "run", notebooks=tmp_path, jobs=3, progress=False)
+    assert len(trained_first) == 1, "the second run has nothing to do"
+    assert trained_first[0]["jobs"] == 3 and trained_first[0]["profile"] == "laptop"
+    assert trained_first[0]["out_dir"] == (tmp_path / "run").resolve()
+
+
+@pytest.mark.parametrize(
+    ("profile", "arguments"),
+    [("smoke", {}), ("laptop", {"only": ["00"]}), ("laptop", {"jobs": 1}), ("laptop", {"parameters": {"seed": "1"}})],
+)
+def test_what_a_part_of_the_workbook_needs_is_trained_by_its_notebooks(tmp_path, trained_first, profile, arguments):
+    write_notebook(tmp_path / "00_first.ipynb", "00. First", "1 + 1")
+    reproduce(profile, out_dir=tmp_path / "run", notebooks=tmp_path, progress=False, **arguments)
+    assert not trained_first
