@@ -9,6 +9,7 @@ was never stopped. What it wrote before is replaced only by a complete new file.
 import hashlib
 import json
 import math
+import multiprocessing
 import signal
 import threading
 import time
@@ -17,20 +18,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import pandas as pd
 import torch
 from lightning.fabric import Fabric, seed_everything
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from dfflib import checkpoints, profiles, recipes
-from dfflib.data.pairs import Batch
+from dfflib.data.pairs import Batch, Steps, one_thread
 from dfflib.dff import build
 from dfflib.errors import DffError
 from dfflib.evaluate import ConfusionMatrix
 from dfflib.flow import end_point_error
+from dfflib.inference import keep_memory
 from dfflib.paths import CHECKPOINTS, run_dir, write_atomically
 from dfflib.stages import (
     PARTS,
@@ -45,7 +46,7 @@ from dfflib.warp import resize_flow
 
 SAVE_EVERY, VALIDATE_EVERY, LOG_EVERY = 100, 100, 10  # steps
 VALIDATION_BATCHES = 4
-WORTH_WORKERS = 50  # steps; a shorter run ends before a process has started
+WORTH_WORKERS = 100  # steps; a shorter run ends before a process has started
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ class _Trainer:
         """Train, or return what a finished run of the same settings left."""
         if self.is_finished():
             return self._trained("was trained before with the same settings")
+        keep_memory()
         seed_everything(self.settings.seed, verbose=False)
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
@@ -365,28 +367,16 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.05) -> 
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-class _Steps(Dataset):
-    """Batches by step, as a data set that worker processes can read ahead from."""
-
-    def __init__(self, source, size: int, seed: int):
-        self.source, self.size, self.seed = source, size, seed
-
-    def __getitem__(self, step: int) -> Batch:
-        return self.source.batch(self.size, self.seed, step)
-
-
 def upcoming(source, settings: Settings, first: int, workers: bool) -> Iterable[Batch]:
     """The batches of the steps from ``first`` on, in order; made ahead by other processes where that pays.
 
-    A batch depends on seed and step alone, so that neither the number of processes nor a stop in between changes it.
+    A batch depends on seed and step alone, so that neither the number of processes nor a stop in between changes it. The
+    processes start from nothing: one that is forked from a process with threads may wait for ever, for a lock that one of
+    these threads held.
     """
     count = min(8, max(1, torch.get_num_threads() - 1)) if workers and settings.steps - first >= WORTH_WORKERS else 0
-    steps = _Steps(source, settings.batch, settings.seed)
+    clean = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     return DataLoader(
-        steps, batch_size=None, sampler=range(first, settings.steps), num_workers=count, worker_init_fn=_one_thread,
-        persistent_workers=False,
+        Steps(source, settings.batch, settings.seed), batch_size=None, sampler=range(first, settings.steps),
+        num_workers=count, worker_init_fn=one_thread, multiprocessing_context=clean if count else None,
     )  # fmt: skip
-
-
-def _one_thread(_: int) -> None:
-    cv2.setNumThreads(0)

@@ -13,6 +13,7 @@ leaving ``align_corners`` at its default of False (up to half a pixel), resizing
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 PADDING_MODES = ("zeros", "border")
 
@@ -33,8 +34,9 @@ def warp(features: Tensor, flow: Tensor, padding_mode: str = "zeros") -> Tensor:
     and a whole-pixel flow shifts them without rounding. Differentiable in features and flow (eq. 4 follows by autograd;
     at integer positions, where G has a kink, the derivative is that of the right-hand piece).
 
-    The look-up reads all channels of a neighbour as one row of a table (``embedding_bag``). Channels-last features are
-    such a table already; others are copied into one. The result is channels-last in memory.
+    The look-up reads all channels of a neighbour as one row of a table (``embedding_bag``), on every device, and so does the
+    gradient to the features. Channels-last features are such a table already; others are copied into one. The result is
+    channels-last in memory. There is no second derivative.
 
     Args:
         features: ``(N, C, H, W)``, any floating dtype; feature maps of the key frame.
@@ -66,10 +68,44 @@ def warp(features: Tensor, flow: Tensor, padding_mode: str = "zeros") -> Tensor:
         corner = corner + first_row
         weight = weight.expand(batch, -1, -1, -1) if flows == 1 else weight
     table = features.permute(0, 2, 3, 1).reshape(-1, channels)  # a view when features are channels-last
-    rows = F.embedding_bag(
-        corner.reshape(-1, 4), table, per_sample_weights=weight.reshape(-1, 4).to(table.dtype), mode="sum"
-    )
+    rows = _LookUp.apply(table, corner.reshape(-1, 4), weight.reshape(-1, 4).to(table.dtype))
     return rows.view(max(batch, flows), out_h, out_w, channels).permute(0, 3, 1, 2)
+
+
+class _LookUp(torch.autograd.Function):
+    """Weighted sums of four rows of a table, ``(P, C)``, whose gradient to the table is a look-up too.
+
+    A row of the table gets a share of the gradient of every point that looked at it. Sorted by row, these points are bags
+    like the four neighbours of a point, so the same fast ``embedding_bag`` sums them. Its own backward pass, which takes
+    several times as long for few channels, adds them up in the same order: the results are equal to the last bit.
+    """
+
+    @staticmethod
+    def forward(ctx, table: Tensor, corner: Tensor, weight: Tensor) -> Tensor:
+        """Rows ``(P, C)`` from table ``(M, C)``, row numbers ``(P, 4)`` and weights ``(P, 4)``."""
+        if not any(ctx.needs_input_grad):
+            return F.embedding_bag(corner, table, per_sample_weights=weight, mode="sum")
+        with torch.enable_grad():  # the gradient to the weights is left to PyTorch
+            inner = weight.detach().requires_grad_(ctx.needs_input_grad[2])
+            rows = F.embedding_bag(corner, table.detach(), per_sample_weights=inner, mode="sum")
+        ctx.save_for_backward(corner, weight)
+        ctx.rows, ctx.inner, ctx.length = rows, inner, len(table)
+        return rows.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        """Gradients to table and weights."""
+        (corner, weight), to_table, to_weight = ctx.saved_tensors, None, None
+        grad = grad.contiguous()
+        if ctx.needs_input_grad[0]:
+            row, order = corner.flatten().int().sort()
+            end = torch.bincount(row, minlength=ctx.length).cumsum(0)
+            first = F.pad(end[:-1], (1, 0))  # of each row of the table, in `order`
+            to_table = F.embedding_bag(order >> 2, grad, first, per_sample_weights=weight.take(order), mode="sum")
+        if ctx.needs_input_grad[2]:
+            (to_weight,) = torch.autograd.grad(ctx.rows, ctx.inner, grad, retain_graph=True)
+        return to_table, None, to_weight
 
 
 def _neighbours(flow: Tensor, height: int, width: int, padding_mode: str) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,25 @@
 """A model made ready: the same scores to rounding, the original untouched, and fall-backs that say so."""
 
 import copy
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from dfflib import inference
+from dfflib import inference, paths
 from dfflib.dff import build
 from dfflib.errors import DffError
-from dfflib.inference import autocast, fold_batch_norm, prepare
+from dfflib.inference import autocast, fold_batch_norm, keep_memory, prepare
+from dfflib.stream import Engine
+
+COMPILER = shutil.which("g++") and (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file()
 
 
 def lively(model):
@@ -78,3 +87,46 @@ def test_precision():
                 assert layer(x).dtype == dtype
     with pytest.raises(DffError, match="no precision 'half'"):
         autocast(device, "half")
+
+
+PAGES = """
+import resource, sys, torch
+from dfflib.inference import keep_memory
+torch.set_num_threads(1)
+kept = keep_memory() if sys.argv[1] == "keep" else True
+for n in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(2**n) for n in range(18, 24)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before if kept else -1)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_memory_that_is_kept_is_not_asked_for_again():
+    def pages(how: str) -> int:
+        """Pages that the system had to hand out for blocks which were there before."""
+        done = subprocess.run(
+            [sys.executable, "-c", PAGES, how], cwd=paths.ROOT, capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    assert 0 <= pages("keep") < 100 < pages("plain")
+
+
+def test_elsewhere_memory_is_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert keep_memory() is False
+
+
+@pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler, or no Python.h")
+def test_a_compiled_model_gives_the_same_labels_and_says_nothing(recwarn):
+    torch.manual_seed(0)
+    model = build(channels=8, num_classes=3, flow_net="flownet_sr", flow_width=0.1).eval()
+    frames = [torch.randint(0, 255, (3, 32, 48), dtype=torch.uint8) for _ in range(3)]
+    plain, fast = Engine(prepare(model, "cpu")), Engine(prepare(model, "cpu", compile=True))
+    for engine in (plain, fast):
+        engine.key(frames[0])
+    torch.testing.assert_close(fast._features, plain._features, rtol=1e-3, atol=1e-4)
+    assert (fast.others(frames[1:]) == plain.others(frames[1:])).float().mean() > 0.99
+    assert not [w for w in recwarn if "without torch.compile" in str(w.message)]

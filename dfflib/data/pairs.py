@@ -6,9 +6,11 @@ have seen, and so does a run in another process.
 
 from dataclasses import dataclass
 
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from dfflib.data.clips import Clip
 from dfflib.data.shots import Shots
@@ -146,3 +148,24 @@ def random_flow(size: int, shape: tuple[int, int], max_motion: float, rng: torch
 
 def _with_dummy_masks(clip: Clip) -> Clip:
     return Clip(clip.name, clip.frames, clip.fps, torch.zeros(1, dtype=torch.int64).expand(len(clip), *clip.size))
+
+
+class Steps(Dataset):
+    """Batches by step, as a data set that other processes can read ahead from.
+
+    Args:
+        source: has ``batch(size, seed, step)``.
+        size: of a batch.
+        seed: of the training run.
+    """
+
+    def __init__(self, source, size: int, seed: int):
+        self.source, self.size, self.seed = source, size, seed
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.source.batch(self.size, self.seed, step)
+
+
+def one_thread(_: int) -> None:
+    """Keep OpenCV of such a process to one thread, as PyTorch keeps itself."""
+    cv2.setNumThreads(0)
