@@ -13,7 +13,6 @@ leaving ``align_corners`` at its default of False (up to half a pixel), resizing
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 PADDING_MODES = ("zeros", "border")
 
@@ -68,7 +67,11 @@ def warp(features: Tensor, flow: Tensor, padding_mode: str = "zeros") -> Tensor:
         corner = corner + first_row
         weight = weight.expand(batch, -1, -1, -1) if flows == 1 else weight
     table = features.permute(0, 2, 3, 1).reshape(-1, channels)  # a view when features are channels-last
-    rows = _LookUp.apply(table, corner.reshape(-1, 4), weight.reshape(-1, 4).to(table.dtype))
+    corner, weight = corner.reshape(-1, 4), weight.reshape(-1, 4).to(table.dtype)
+    if torch.is_grad_enabled() and (table.requires_grad or weight.requires_grad):
+        rows = _LookUp.apply(table, corner, weight)
+    else:
+        rows = F.embedding_bag(corner, table, per_sample_weights=weight, mode="sum")
     return rows.view(max(batch, flows), out_h, out_w, channels).permute(0, 3, 1, 2)
 
 
@@ -83,8 +86,6 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, table: Tensor, corner: Tensor, weight: Tensor) -> Tensor:
         """Rows ``(P, C)`` from table ``(M, C)``, row numbers ``(P, 4)`` and weights ``(P, 4)``."""
-        if not any(ctx.needs_input_grad):
-            return F.embedding_bag(corner, table, per_sample_weights=weight, mode="sum")
         with torch.enable_grad():  # the gradient to the weights is left to PyTorch
             inner = weight.detach().requires_grad_(ctx.needs_input_grad[2])
             rows = F.embedding_bag(corner, table.detach(), per_sample_weights=inner, mode="sum")
@@ -93,11 +94,10 @@ class _LookUp(torch.autograd.Function):
         return rows.detach()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         """Gradients to table and weights."""
-        (corner, weight), to_table, to_weight = ctx.saved_tensors, None, None
-        grad = grad.contiguous()
+        second, (corner, weight), to_table, to_weight = torch.is_grad_enabled(), ctx.saved_tensors, None, None
+        grad, weight = grad.detach().contiguous(), weight.detach()
         if ctx.needs_input_grad[0]:
             row, order = corner.flatten().int().sort()
             end = torch.bincount(row, minlength=ctx.length).cumsum(0)
@@ -105,7 +105,25 @@ class _LookUp(torch.autograd.Function):
             to_table = F.embedding_bag(order >> 2, grad, first, per_sample_weights=weight.take(order), mode="sum")
         if ctx.needs_input_grad[2]:
             (to_weight,) = torch.autograd.grad(ctx.rows, ctx.inner, grad, retain_graph=True)
+        if second:  # somebody wants the graph of this: better no second derivative than half of one
+            to_table, to_weight = (
+                found if found is None else _Last.apply(found.requires_grad_()) for found in (to_table, to_weight)
+            )
         return to_table, None, to_weight
+
+
+class _Last(torch.autograd.Function):
+    """A gradient that cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx, grad: Tensor) -> Tensor:
+        """The gradient as it is, at the end of a graph."""
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx, *_):
+        """Refuse."""
+        raise RuntimeError("warp has no second derivative: take create_graph=True away, or warp with grid_sample.")
 
 
 def _neighbours(flow: Tensor, height: int, width: int, padding_mode: str) -> tuple[Tensor, Tensor]:

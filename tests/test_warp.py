@@ -8,7 +8,17 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfflib.warp import PADDING_MODES, base_grid, compose, forward_backward_check, in_view, resample, resize_flow, warp
+from dfflib.warp import (
+    PADDING_MODES,
+    _neighbours,
+    base_grid,
+    compose,
+    forward_backward_check,
+    in_view,
+    resample,
+    resize_flow,
+    warp,
+)  # fmt: skip
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SIZES = ((5, 7), (1, 6), (6, 1), (1, 1), (2, 3))
@@ -519,3 +529,49 @@ def test_the_edge_pixels_are_in_view(dtype):
     assert in_view(still).all() and in_view(still).shape == (1, 1, 3, 400)
     still[:, 0] = 0.25  # only the last column leaves; in bfloat16 399.25 would round
     assert torch.equal(~in_view(still)[0, 0], base_grid(3, 400)[0, 0] == 399)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 3, 5, 7), (2, 40, 9, 4), (3, 1, 1, 1)])
+def test_gradients_are_those_of_the_plain_sum(shape, dtype, padding_mode):
+    """Against PyTorch's own gradient of the same look-up, table of rows and weights alike."""
+    torch.manual_seed(0)
+    features = torch.randn(shape, dtype=dtype, requires_grad=True)
+    flow = (2.5 * torch.randn(shape[0], 2, *shape[2:], dtype=dtype)).requires_grad_()
+    pull = torch.randn(shape, dtype=dtype)
+    found = torch.autograd.grad(warp(features, flow, padding_mode), (features, flow), pull)
+
+    corner, weight = _neighbours(flow, *shape[2:], padding_mode)
+    rows = features.flatten(2).transpose(1, 2)  # (N, H * W, C)
+    near = torch.stack([table[index.flatten()].view(*index.shape, -1) for table, index in zip(rows, corner)])
+    plain = (near * weight[..., None]).sum(3).permute(0, 3, 1, 2)
+    expected = torch.autograd.grad(plain, (features, flow), pull)
+    tolerance = dict(rtol=1e-5, atol=1e-5) if dtype == torch.float32 else {}
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other, **tolerance)
+
+
+def test_a_graph_that_is_kept_gives_the_same_gradient_twice():
+    features, flow = torch.randn(1, 4, 6, 5, requires_grad=True), torch.randn(1, 2, 6, 5, requires_grad=True)
+    loss = warp(features, flow).square().sum()
+    first = torch.autograd.grad(loss, (features, flow), retain_graph=True)
+    second = torch.autograd.grad(loss, (features, flow))
+    assert all(torch.equal(one, other) for one, other in zip(first, second))
+
+
+@pytest.mark.parametrize("wanted", ["features", "flow"])
+def test_a_gradient_to_one_of_the_two_alone(wanted):
+    both = {"features": torch.randn(2, 4, 6, 5), "flow": torch.randn(2, 2, 6, 5)}
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in both.items()}
+    (expected,) = torch.autograd.grad(warp(**leaves).square().sum(), leaves[wanted])
+    alone = both | {wanted: both[wanted].clone().requires_grad_()}
+    (found,) = torch.autograd.grad(warp(**alone).square().sum(), alone[wanted])
+    assert torch.equal(found, expected)
+
+
+def test_there_is_no_second_derivative_and_nobody_gets_a_wrong_one():
+    flow = torch.randn(1, 2, 3, 3, requires_grad=True)
+    (slope,) = torch.autograd.grad(warp(torch.randn(1, 1, 3, 3), flow).sum(), flow, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        slope.sum().backward()
