@@ -67,7 +67,7 @@ PROFILES = {
         shapes_steps={"keyframe": 60, "flow_pretrain": 60, "flow_detached": 30, "joint": 30, "fix_flow": 30, "dis": 30},
     ),
     "laptop": Profile(
-        "laptop", "everything from nothing on a CPU, in about three hours; made the figures of the README",
+        "laptop", "all that the README shows, trained from nothing on a CPU in under two hours",
         steps={"keyframe": 400, "flow_pretrain": 4000, "flow_detached": 300, "joint": 500},
         shapes_steps={
             "keyframe": 2000, "flow_pretrain": 6000, "flow_detached": 500, "joint": 500, "fix_flow": 500, "dis": 500,

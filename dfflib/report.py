@@ -1,8 +1,7 @@
 """The pages that a run ends with: each executed notebook as HTML, and one index of notebooks, figures and tables.
 
-The index needs no network: one file with its style inside, and relative links. The notebook pages hold their pictures;
-only the typesetting of formulas (MathJax) and live widgets come from the network: offline, formulas show as LaTeX, and
-widgets as the static picture beside them.
+Nothing needs the network. The index is one file with its style inside, and relative links. The notebook pages hold their
+pictures, and formulas as MathML; only live widgets would come from the network, and beside them is a static picture.
 """
 
 import os
@@ -12,7 +11,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
+from html import escape, unescape
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
@@ -61,15 +60,44 @@ def outputs_of(name: str, folder: Path) -> list[Path]:
 
 def write_page(executed: Path, target: Path, title: str) -> Path:
     """Convert an executed notebook to one HTML file."""
+    from jinja2 import pass_context
     from nbconvert import HTMLExporter
 
+    exporter = HTMLExporter(template_name="lab", embed_images=True)
+
+    @pass_context
+    def markdown(context, source: str) -> str:
+        """A cell of prose as HTML."""
+        return with_mathml(exporter.markdown2html(context, source))
+
+    exporter.register_filter("markdown2html", markdown)
     resources = {"metadata": {"name": title, "path": str(executed.parent)}}
-    page, _ = HTMLExporter(template_name="lab", embed_images=True).from_filename(str(executed), resources)
+    page, _ = exporter.from_filename(str(executed), resources)
     # As few scripts from the network as there can be, and none that the page waits for.
+    page = re.sub(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", "", page, flags=re.DOTALL)
     if "application/vnd.jupyter.widget" not in page:
         page = re.sub(r'<script src="[^"]*require[^"]*"></script>', "", page)
-    page = re.sub(r'<script src="([^"]*(?:mathjax|require)[^"]*)">', r'<script defer src="\1">', page)
+    page = re.sub(r'<script src="([^"]*require[^"]*)">', r'<script defer src="\1">', page)
     return write_atomically(target, page)
+
+
+def with_mathml(html: str) -> str:
+    """Formulas between dollars, in HTML, as MathML, which browsers draw by themselves; those in code stay as they are."""
+    from latex2mathml.converter import convert
+
+    def draw(found: re.Match) -> str:
+        """One formula, or code with dollars in it."""
+        display, inline = found["display"], found["inline"]
+        if not (display or inline):
+            return found[0]
+        tex = re.sub(r"\\mathcal\s*([A-Z])", r"\\mathcal{\1}", unescape(display or inline))
+        try:
+            return convert(tex, display="block" if display else "inline")
+        except Exception:  # not one that the converter knows: better LaTeX than nothing
+            return found[0]
+
+    code = r"<(?P<tag>code|pre)\b.*?</(?P=tag)>"
+    return re.sub(rf"{code}|\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$", draw, html, flags=re.DOTALL)
 
 
 def write_index(folder: Path, profile: str, outcomes: list[Outcome]) -> Path:

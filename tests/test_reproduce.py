@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -108,7 +109,7 @@ def test_the_index_shows_notebooks_figures_and_tables_and_needs_no_network(run):
 
 def test_notebook_pages_wait_for_nothing_from_the_network(run):
     page = (run[1] / "html" / "00_first.html").read_text()
-    assert '<script src="http' not in page and "require.min.js" not in page
+    assert '<script src="http' not in page and "require.min.js" not in page and "mathjax" not in page.lower()
 
 
 def test_what_is_done_is_skipped_until_something_changes(run, tmp_path, monkeypatch):
@@ -343,3 +344,31 @@ def test_what_a_part_of_the_workbook_needs_is_trained_by_its_notebooks(tmp_path,
     write_notebook(tmp_path / "00_first.ipynb", "00. First", "1 + 1")
     reproduce(profile, out_dir=tmp_path / "run", notebooks=tmp_path, progress=False, **arguments)
     assert not trained_first
+
+
+@pytest.mark.parametrize(
+    ("html", "shown"),
+    [
+        ("<p>with $r &lt; 1$ it pays</p>", ["<math", "<mi>r</mi>", "&#x0003C;", "</math> it pays"]),
+        ("$$s = \\frac{l}{1 + (l-1)\\,r}$$", ['display="block"', "<mfrac>"]),
+        ("$\\mathcal W$", ["&#x1D4B2;"]),
+        ("<code>$HOME</code> and $x$ and <pre>$$</pre>", ["<code>$HOME</code>", "<mi>x</mi>", "<pre>$$</pre>"]),
+        ("a price of 5$ alone", ["a price of 5$ alone"]),
+        ("$\\frac{1}{$", ["$\\frac{1}{$"]),
+    ],
+)
+def test_formulas_are_drawn_by_the_browser_itself(html, shown):
+    page = report.with_mathml(html)
+    assert all(part in page for part in shown), page
+
+
+def test_every_formula_of_the_workbook_can_be_drawn():
+    from latex2mathml.converter import convert
+
+    for path in find_notebooks(paths.NOTEBOOKS):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                prose = re.sub(r"```.*?```|`[^`]*`", "", cell.source, flags=re.DOTALL)
+                for block, inline in re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", prose, flags=re.DOTALL):
+                    drawn = convert(block or inline)
+                    assert "\\" not in drawn, f"{path.name}: {block or inline}"
