@@ -45,8 +45,8 @@ def prepare(model: DeepFeatureFlow, device: str | torch.device | None = None, co
 def keep_memory() -> bool:
     """Let this process keep large blocks of memory that it frees, for the next frame; True where that can be asked for.
 
-    The C library of Linux gives them back to the system at once, which has to clear every page when a network asks for the
-    same blocks again, a frame later. With FlowNet Half these were 18 000 pages and a sixth of the time of nine frames.
+    The C library of Linux gives them back to the system at once, and that has to clear every page of them when the network
+    asks for the same blocks again, a frame later: time that belongs to no layer, and is missing when layers are timed alone.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
