@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from dfflib import __version__, profiles
@@ -21,7 +21,7 @@ from dfflib.data.clips import IGNORE, Clip
 from dfflib.data.shots import Shots
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
-from dfflib.flow import Ablated, ExactFlow, ZeroFlow
+from dfflib.flow import ExactFlow, FlowSource, ZeroFlow
 from dfflib.paths import write_atomically
 from dfflib.schedule import FixedInterval
 
@@ -75,14 +75,14 @@ def count_pairs(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:
     return counts.view(-1, num_classes, num_classes)
 
 
-def default_methods(model: DeepFeatureFlow) -> dict[str, nn.Module]:
+def default_methods(model: DeepFeatureFlow) -> dict[str, FlowSource]:
     """The two ways to reuse a key frame that every table compares: *copy* its features, or move them (DFF)."""
     return {"copy": ZeroFlow(), "DFF": model.flow_source}
 
 
 @torch.inference_mode()
 def by_offset(
-    model: DeepFeatureFlow, clips: Sequence[Clip], interval: int, methods: dict[str, nn.Module] | None = None,
+    model: DeepFeatureFlow, clips: Sequence[Clip], interval: int, methods: dict[str, FlowSource] | None = None,
     step: int = 1, progress: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Accuracy of each method at each offset from the key frame, on the labelled frames of some clips.
@@ -147,7 +147,7 @@ def evaluated_frames(clip: Clip, interval: int, step: int = 1) -> list[int]:
     return [i for i in clip.labelled if i - (interval - 1) >= shots.start_of(i)][::step]
 
 
-def _aimed(source: nn.Module, clip: Clip, i: int, interval: int) -> nn.Module:
+def _aimed(source: FlowSource, clip: Clip, i: int, interval: int) -> FlowSource:
     """A flow source that knows which frames it is asked about, if it has to."""
     return source.at(clip, i, [i - d for d in range(1, interval)]) if isinstance(source, ExactFlow) else source
 
@@ -173,21 +173,18 @@ class _Known:
 
 
 def _propagated(model, source, features, window, size, frame, estimates) -> Tensor:
-    """Labels of the current frame (row 0 of ``window``) by way of each row as its key frame; offset 0 is a key frame."""
+    """Labels of the current frame (row 0 of ``window``) by way of each row as its key frame; offset 0 is a key frame.
+
+    Flow and scale field of a source are kept in ``estimates``, for others that take something out of the same.
+    """
     if len(window) == 1:
         return frame
-    current = window[:1].expand(len(window) - 1, -1, -1, -1)
-    flow, scale = _estimated(source, current, window[1:], tuple(features.shape[-2:]), estimates)
+    root = source.root
+    if id(root) not in estimates:
+        current = window[:1].expand(len(window) - 1, -1, -1, -1)
+        estimates[id(root)] = root(current, window[1:], tuple(features.shape[-2:]))
+    flow, scale = source.kept(*estimates[id(root)])
     return torch.cat((frame, model.predict(model.move(features[1:], flow, scale), size).argmax(1).cpu()))
-
-
-def _estimated(source, current, keys, size, estimates: dict) -> tuple[Tensor, Tensor | None]:
-    """Flow and scale of a source; what an `Ablated` one takes apart is estimated once for all of them."""
-    if isinstance(source, Ablated):
-        return source.kept(*_estimated(source.source, current, keys, size, estimates))
-    if id(source) not in estimates:
-        estimates[id(source)] = source(current, keys, size)
-    return estimates[id(source)]
 
 
 def average_over_offsets(table: pd.DataFrame, metric: str = "miou") -> pd.DataFrame:

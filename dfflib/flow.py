@@ -41,6 +41,16 @@ class FlowSource(nn.Module):
         """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``."""
         return self.follow(self.remember(key), current, size)
 
+    @property
+    def root(self) -> "FlowSource":
+        """The source that estimates. One that only takes something out of another's estimate names that one, so that
+        several of them can share it."""
+        return self
+
+    def kept(self, flow: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Of the flow and the scale field of `root`, what this source gives."""
+        return flow, scale
+
 
 class FlowNetwork(FlowSource):
     """A flow network as Deep Feature Flow uses it: flow in feature cells, and the scale field (paper, section 3).
@@ -180,20 +190,24 @@ class Ablated(FlowSource):
         scale: keep its scale field; otherwise S = 1.
     """
 
-    def __init__(self, source: nn.Module, flow: bool = True, scale: bool = True):
+    def __init__(self, source: FlowSource, flow: bool = True, scale: bool = True):
         super().__init__()
         self.source, self.keep_flow, self.keep_scale = source, flow, scale
 
     def remember(self, key: Tensor):
         """What the source remembers."""
-        return self.source.remember(key)
+        return self.root.remember(key)
 
     def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """What is kept of the source's flow and scale."""
-        return self.kept(*self.source.follow(memory, current, size))
+        return self.kept(*self.root.follow(memory, current, size))
+
+    @property
+    def root(self) -> FlowSource:
+        return self.source.root
 
     def kept(self, flow: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Of a flow and a scale field, what this ablation keeps."""
+        flow, scale = self.source.kept(flow, scale)
         return flow if self.keep_flow else torch.zeros_like(flow), scale if self.keep_scale else None
 
 

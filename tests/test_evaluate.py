@@ -13,7 +13,7 @@ from dfflib.data.clips import IGNORE, Clip
 from dfflib.dff import DeepFeatureFlow, build
 from dfflib.errors import DffError
 from dfflib.evaluate import ConfusionMatrix, average_over_offsets, by_offset, component_times, evaluated_frames, speedup
-from dfflib.flow import Ablated
+from dfflib.flow import Ablated, FlowSource
 
 SIDE, EDGE = 16, 6  # pixels of the picture and of the square in it
 
@@ -38,10 +38,10 @@ class Scores(nn.Module):
         return torch.cat((1 - features[:, :1], features[:, :1]), 1)
 
 
-class Shift(nn.Module):
+class Shift(FlowSource):
     """The exact flow of `moving_square`: the number of the frame is in its blue channel."""
 
-    def forward(self, current, key, size):
+    def follow(self, key, current, size):
         moved = ((current[:, 2, 0, 0] - key[:, 2, 0, 0]) * 255).round()
         flow = torch.zeros(len(key), 2, *size)
         flow[:, 0] = -moved[:, None, None]

@@ -336,6 +336,17 @@ def test_ablated_takes_out_what_it_is_told(keep_flow, keep_scale):
     assert (got_scale is None) if not keep_scale else torch.equal(got_scale, scale)
 
 
+def test_ablations_of_ablations_share_one_estimate():
+    network = FlowNetwork(Recorder((1.0, -2.0)), 7, 4, input_stride=1)
+    both = Ablated(Ablated(network, scale=False), flow=False)
+    assert both.root is network and network.root is network and ZeroFlow().root is not both
+    frames = images(1, 3, 16, 24), images(1, 3, 16, 24, seed=1)
+    flow, scale = network(*frames, (4, 6))
+    for found in (both(*frames, (4, 6)), both.kept(flow, scale)):
+        assert not found[0].any() and found[0].shape == flow.shape and found[1] is None
+    assert network.kept(flow, scale) == (flow, scale)
+
+
 def test_masked_loss_ignores_what_is_not_valid():
     truth, valid = numbers(2, 2, 16, 24), images(2, 1, 16, 24) > 0.3
     levels = [numbers(2, 2, 16 // s, 24 // s, seed=s).requires_grad_() for s in (8, 4, 2)]
