@@ -31,7 +31,7 @@ from dfflib.data.shape_scenes import PARTS, SEEDS_PER_PART
 from dfflib.data.shapes import ShapesClip
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
-from dfflib.evaluate import ConfusionMatrix, by_offset, tidy
+from dfflib.evaluate import ConfusionMatrix, by_offset, count_pairs, tidy
 from dfflib.flow import Ablated, DISFlow, ExactFlow, ZeroFlow, end_point_error
 from dfflib.recipes import SHAPES_SIZE
 from dfflib.warp import compose, warp
@@ -199,34 +199,31 @@ def ways_to_warp(
     """
     model = load(("keyframe", "flow_pretrain"), profile, seed, out_dir, progress)
     clips = test_clips(profiles.get(profile).clips, interval)
-    counts = {
-        (way, d): ConfusionMatrix(clips[0].num_classes)
-        for way in ("direct", "flow chained", "features chained")
-        for d in range(interval)
-    }
+    counts = {way: 0 for way in ("direct", "flow chained", "features chained")}
     for clip in tqdm(clips, desc="ways to warp", disable=not progress, leave=False):
         frames = clip.frames[:interval].flip(0) / 255  # frame d lies d frames before the last
         features = model.extract(frames.contiguous(memory_format=torch.channels_last))
         size, last = tuple(features.shape[-2:]), frames[:1].expand(interval - 1, -1, -1, -1)
         direct = torch.cat((torch.zeros(1, 2, *size), model.flow_source(last, frames[1:], size)[0]))
         steps = model.flow_source(frames[:-1], frames[1:], size)[0]  # step d: from frame d to frame d + 1
-        moved, chain = {"direct": warp(features, direct)}, direct[:1]
-        moved["flow chained"], moved["features chained"] = features.clone(), features.clone()
+        chain, stepped = direct[:1], features[interval - 1 :]
         for d in range(1, interval):
-            chain = compose(chain, steps[d - 1 : d])
-            moved["flow chained"][d] = warp(features[d : d + 1], chain)[0]
-            step = features[d : d + 1]
-            for n in reversed(range(d)):
-                step = warp(step, steps[n : n + 1])
-            moved["features chained"][d] = step[0]
+            chain = torch.cat((chain, compose(chain[-1:], steps[d - 1 : d])))
+        for d in reversed(range(interval - 1)):  # all that came from beyond frame d makes the step to it together
+            stepped = torch.cat((features[d : d + 1], warp(stepped, steps[d : d + 1])))
+        moved = {
+            "direct": warp(features, direct),
+            "flow chained": warp(features, chain),
+            "features chained": stepped,
+        }
         for way, carried in moved.items():
             labels = model.predict(carried, clip.size).argmax(1)
-            for d in range(interval):
-                counts[way, d].update(labels[d : d + 1], clip.masks[interval - 1][None])
-    rows = [
-        dict(method=way, offset=d, metric="miou", value=100 * matrix.miou(), unit="%")
-        for (way, d), matrix in counts.items()
-    ]
+            counts[way] = counts[way] + count_pairs(labels, clip.masks[interval - 1][None], clips[0].num_classes)
+    rows = []
+    for way, matrices in counts.items():
+        for d, matrix in enumerate(matrices):
+            miou = ConfusionMatrix(clips[0].num_classes, matrix).miou()
+            rows.append(dict(method=way, offset=d, metric="miou", value=100 * miou, unit="%"))
     return tidy(pd.DataFrame(rows), "08_ways", "shapes/medium/test", seed=seed, interval=interval)
 
 
