@@ -94,7 +94,7 @@ PROFILES = {
 PROFILES["shipped"] = replace(
     PROFILES["laptop"], name="shipped", shipped=True,
     steps=PROFILES["smoke"].steps, shapes_steps=PROFILES["smoke"].shapes_steps,
-    about="laptop's tables and figures from the shipped checkpoints, in half an hour",
+    about="laptop's tables and figures from the shipped checkpoints, in twenty minutes",
 )  # fmt: skip
 
 
