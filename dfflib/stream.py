@@ -9,6 +9,7 @@ A non-key frame costs the flow network on that frame, one warp and the task netw
 features and its half of the flow network's input, is computed once an interval and kept; nothing else is.
 """
 
+import contextlib
 import itertools
 import os
 import time
@@ -233,11 +234,13 @@ def segment_video(
             model = prepare(model if source is None else model.with_flow(source), compile=compile)
             engine = Engine(model, short_side, labels, precision)
         began, count, keys = time.perf_counter(), 0, 0
+        frames = ahead(stream, AHEAD)
         bar = tqdm(
-            ahead(stream, AHEAD), total=stream.num_frames, desc=Path(video).name, unit="frame", disable=not progress,
+            frames, total=stream.num_frames, desc=Path(video).name, unit="frame", disable=not progress,
             leave=False, mininterval=1.0,
         )  # fmt: skip
-        with bar:  # whatever happens, it is gone before an error is told
+        # Whatever happens, the bar is gone before an error is told, and nobody decodes any more when the file is closed.
+        with contextlib.closing(frames), bar:
             results = predictions(engine, bar, schedule, mode=mode)
             first = next(results)  # whatever is wrong with the frames shows now, before anything is written
             with VideoWriter(out, stream.fps, stream.size) as writer:

@@ -1,5 +1,6 @@
 """Streaming: the generator against the same steps by hand, and overlay videos end to end."""
 
+import threading
 import time
 import weakref
 
@@ -294,3 +295,24 @@ def test_refusals(checkpoint, video, tmp_path, model):
             segment_video(video, tmp_path / "out.mp4", **{"checkpoint": checkpoint, "progress": False, **options})
     assert not (tmp_path / "out.mp4").exists()
     assert stream.default_out("/some/where/clip.avi").name == "clip_dff.mp4"
+
+
+def test_nobody_decodes_any_more_when_an_error_is_told(tmp_path, checkpoint, monkeypatch):
+    """An error in the networks leaves the thread that decodes ahead in the middle of the file, which is then closed."""
+    video, reading = write_video(tmp_path / "long.mp4", frames(60)), []
+
+    def fails(engine, pictures, *_, **__):
+        held = iter(pictures)
+        next(held)
+        raise ZeroDivisionError
+        yield
+
+    def close(self, closed=video_module.VideoStream.close):
+        reading.extend(thread for thread in threading.enumerate() if thread.name == "ahead")
+        closed(self)
+
+    monkeypatch.setattr(stream, "predictions", fails)
+    monkeypatch.setattr(video_module.VideoStream, "close", close)
+    with pytest.raises(ZeroDivisionError):
+        segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    assert not reading and not (tmp_path / "out.mp4").exists()

@@ -111,6 +111,7 @@ class VideoStream:
         path = _existing(path, short_side)
         self.problem: str | None = None
         self._container, self._short_side = None, short_side
+        self._lock = threading.RLock()  # a file that is closed while a thread decodes from it ends the process
         if path.is_dir():
             folder = ImageFolder(path, fps)
             self.fps, self.num_frames = folder.fps, len(folder)
@@ -132,7 +133,8 @@ class VideoStream:
             frame, self._first = self._first, None
             # as it came, channels last in memory: what networks and the writer want
             yield torch.from_numpy(np.ascontiguousarray(resize(frame, self.size))).permute(2, 0, 1)
-            self._first = next(self._frames, None)
+            with self._lock:
+                self._first = next(self._frames, None)
 
     def __enter__(self) -> "VideoStream":
         return self
@@ -141,11 +143,12 @@ class VideoStream:
         self.close()
 
     def close(self) -> None:
-        """Close the file; the stream ends."""
-        self._frames, self._first = iter(()), None
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        """Close the file; the stream ends, also for a thread that reads from it."""
+        with self._lock:
+            self._frames, self._first = iter(()), None
+            if self._container is not None:
+                self._container.close()
+                self._container = None
 
     def _end(self, problem: str) -> None:
         self.problem = problem

@@ -5,6 +5,8 @@ import os
 import struct
 import subprocess
 import sys
+import threading
+import time
 from fractions import Fraction
 
 import av
@@ -614,3 +616,19 @@ def test_what_the_writer_refuses(tmp_path):
     with pytest.raises(DffError, match="cannot be written.*choose a folder"):
         VideoWriter(path / "under_a_file.mp4", 25, (4, 4))
     assert sorted(os.listdir(tmp_path)) == ["dir.mp4", "out.mp4"] and len(open_video(path)) == 1
+
+
+def test_a_stream_may_be_closed_while_a_thread_reads_from_it(tmp_path):
+    """A decoder whose file is closed under its hands ends the process, not the test: so this runs many times."""
+    path = tmp_path / "made.mp4"
+    with VideoWriter(path, 25, (64, 96)) as writer:
+        for n in range(60):
+            writer.write(np.full((64, 96, 3), 4 * n, dtype=np.uint8))
+    for _ in range(20):
+        stream, seen = read_stream(path), []
+        reader = threading.Thread(target=lambda: seen.extend(stream))
+        reader.start()
+        time.sleep(0.003)
+        stream.close()
+        reader.join(10)
+        assert not reader.is_alive() and len(seen) <= 60
