@@ -5,13 +5,15 @@ Networks as small as ours use one core well and two badly. So several stages are
 what is trained already is left alone, and nobody trains the same twice.
 """
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -147,6 +149,21 @@ def _is_trained(job: Job, profile: str, folder: Path) -> bool:
     return train.is_trained(job.stage, profile, job.seed, str(folder), job.recipe)
 
 
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """A process that is started here obeys SIGINT, even if this one was started by a shell that had it ignored (``&``)."""
+    ignored = (
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread()
+    )
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class _Crew:
     """The processes at work. Leaving it by an error stops them, as Ctrl-C would, and waits until they have saved."""
 
@@ -165,7 +182,7 @@ class _Crew:
         """Train one stage, in a process of its own."""
         log = self.folder / "train" / f"{job.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "wb") as output:
+        with open(log, "wb") as output, _stoppable():
             process = subprocess.Popen(
                 command(job, self.profile, self.folder), cwd=paths.ROOT, start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},

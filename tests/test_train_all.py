@@ -90,7 +90,28 @@ def test_a_stage_that_fails_stops_the_others_and_is_named(tmp_path, stub):
     assert (tmp_path / "flow_pretrain_s0.saved").is_file(), "the other one was asked to save, and waited for"
 
 
+def test_stages_of_a_shell_that_ignores_sigint_save_too(tmp_path, stub):
+    stub["keyframe_s0"], stub["flow_pretrain_s0"] = (0.5, 2), (30, 0)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(DffError, match="training keyframe_s0 failed"):
+            train_all.train_all(["threshold"], "laptop", tmp_path / "run", jobs=2, say=lambda line: None)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "flow_pretrain_s0.saved").is_file()
+
+
 def test_ctrl_c_lets_every_stage_save(tmp_path, stub):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # we may have been started with it ignored
+    try:
+        interrupted(tmp_path, stub)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupted(tmp_path, stub):
+    """Ctrl-C while two stages are at work."""
     stub["keyframe_s0"] = stub["flow_pretrain_s0"] = (30, 0)
     threading.Timer(1.5, signal.raise_signal, (signal.SIGINT,)).start()
     with pytest.raises(KeyboardInterrupt):
