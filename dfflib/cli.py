@@ -162,10 +162,7 @@ def train_all(recipe: tuple[str, ...], profile: str, jobs: int, out_dir: str) ->
     from dfflib.train_all import every_recipe
     from dfflib.train_all import train_all as run
 
-    try:
-        trained = run(recipe or every_recipe(), profile, out_dir, jobs, tqdm.write, sys.stderr.isatty())
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped in training; the same command continues there.") from None
+    trained = run(recipe or every_recipe(), profile, out_dir, jobs, tqdm.write, sys.stderr.isatty())
     click.echo(f"{len(trained)} stages trained." if trained else "Everything was trained before.")
 
 

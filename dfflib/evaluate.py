@@ -34,9 +34,9 @@ class ConfusionMatrix:
 
     def __init__(self, num_classes: int, counts: Tensor | None = None):
         self.num_classes = num_classes
-        self.counts = (
-            torch.zeros(num_classes, num_classes, dtype=torch.int64) if counts is None else counts
-        )  # rows: truth
+        if counts is None:
+            counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.counts = counts  # rows: truth, columns: prediction
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         """Add label maps of equal shape, int64."""

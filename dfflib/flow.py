@@ -204,9 +204,11 @@ class Ablated(FlowSource):
 
     @property
     def root(self) -> FlowSource:
+        """That of the source."""
         return self.source.root
 
     def kept(self, flow: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the source gives, without what is taken out here."""
         flow, scale = self.source.kept(flow, scale)
         return flow if self.keep_flow else torch.zeros_like(flow), scale if self.keep_scale else None
 

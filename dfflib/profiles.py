@@ -146,6 +146,11 @@ def begin(profile: str, seed: int = 0, out_dir: str = "") -> Run:
     return Run(chosen, seed, device, folder)
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe_device() -> str:
     """Processor or GPU, and threads, in a few words: the ``device`` column of result files."""
     import torch

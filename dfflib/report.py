@@ -119,7 +119,7 @@ def write_index(folder: Path, profile: str, outcomes: list[Outcome]) -> Path:
 
 def machine() -> dict[str, str]:
     """Processor, cores, memory, GPU, python and torch, in words; imports no torch."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = profiles.cores()
     memory = "unknown"
     if {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(getattr(os, "sysconf_names", ())):
         memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"

@@ -191,10 +191,7 @@ def _train_first(profile: str, folder: Path, jobs: int, progress: bool) -> None:
         if progress:
             tqdm.write(line, file=sys.stderr)
 
-    try:
-        train_all(profile=profile, out_dir=folder, jobs=jobs, say=say, progress=progress and sys.stderr.isatty())
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped in training; the same command continues there.") from None
+    train_all(profile=profile, out_dir=folder, jobs=jobs, say=say, progress=progress and sys.stderr.isatty())
 
 
 def _run_all(tasks: list[_Task], folder: Path, force: bool, progress: bool) -> dict[str, Outcome]:

@@ -114,10 +114,11 @@ def compare(
             raise DffError(f"there is no variant {name!r}: choose from {', '.join(VARIANTS)}.")
         groups.setdefault(VARIANTS[name][0][0], []).append(name)
     chosen, tables = test_clips(profiles.get(profile).clips, interval), []
-    for stage, names in groups.items():
-        models = {stages: load(stages, profile, seed, out_dir, progress) for stages in {VARIANTS[n][0] for n in names}}
+    for names in groups.values():
+        wanted = dict.fromkeys(VARIANTS[name][0] for name in names)
+        models = {stages: load(stages, profile, seed, out_dir, progress) for stages in wanted}
         sources = {name: VARIANTS[name][1](models[VARIANTS[name][0]]) for name in names if name != "Frame"}
-        model = load((stage,), profile, seed, out_dir, progress)
+        model = models[VARIANTS[names[0]][0]]  # any of them: they share N
         table = by_offset(model, chosen, interval, sources, progress=progress)
         tables.append(table[table["method"].isin(names)])
     table = pd.concat(tables)

@@ -90,7 +90,7 @@ def workers(jobs: int = 0) -> tuple[int, int]:
     """
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = profiles.cores()
     jobs = jobs or (1 if torch.cuda.is_available() else min(cores, MOST))
     return jobs, max(1, cores // jobs)
 
@@ -116,7 +116,7 @@ def train_all(
 
     Raises:
         DffError: a stage failed (the others save where they are), or there is no such recipe or profile.
-        KeyboardInterrupt: stopped; every stage has saved where it is.
+        KeyboardInterrupt: stopped; every stage has saved where it is. Its message says how to continue.
     """
     if jobs < 0:
         raise DffError(f"{jobs} stages cannot be trained at once: choose 1 or more, or 0 for a number that suits.")
@@ -223,7 +223,7 @@ class _Crew:
         self.bar.n = sum(self.steps.values())
         self.bar.refresh()
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         self.bar.close()
         for process, _, _ in self.running.values():
             process.send_signal(signal.SIGINT)
@@ -233,3 +233,5 @@ class _Crew:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        if kind is KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped in training; the same command continues there.") from None

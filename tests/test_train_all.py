@@ -114,7 +114,7 @@ def interrupted(tmp_path, stub):
     """Ctrl-C while two stages are at work."""
     stub["keyframe_s0"] = stub["flow_pretrain_s0"] = (30, 0)
     threading.Timer(1.5, signal.raise_signal, (signal.SIGINT,)).start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="the same command continues"):
         train_all.train_all(["threshold"], "laptop", tmp_path / "run", jobs=2, say=lambda line: None)
     assert {path.stem for path in tmp_path.glob("*.saved")} == {"flow_pretrain_s0", "keyframe_s0"}
 
