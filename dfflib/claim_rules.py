@@ -115,6 +115,7 @@ def order(better: str, worse: str, interval: int) -> Rule:
     """One method is better than another on the average over offsets 0 .. interval-1."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """The verdict on these rows, and the numbers that it rests on."""
         gap = paired(rows, better, worse, offsets=range(interval))
         return Verdict(_graded(gap.holds, gap.mean > 0), f"{better} minus {worse}: {gap}")
 
@@ -127,6 +128,7 @@ def loss(reference: str, method: str, bound: float, offsets: range, faster: bool
     """A method loses at most ``bound`` points to the reference, and where asked its non-key frames take less time."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """The verdict on these rows, and the numbers that it rests on."""
         lost = paired(rows, reference, method, offsets=offsets)
         verdict, text = _graded(lost.mean <= bound, lost.mean <= 2 * bound), f"{reference} minus {method}: {lost}"
         if faster:
@@ -145,6 +147,7 @@ def copy_loses(times: int, interval: int) -> Rule:
     """Reusing features unmoved loses several times as much to Frame as moving them."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """The verdict on these rows, and the numbers that it rests on."""
         mean = by_seed(rows, ("Frame", "copy", "DFF"), offsets=range(interval)).mean()
         gap = paired(rows, "DFF", "copy", offsets=range(interval))
         still, moved = mean["Frame"] - mean["copy"], mean["Frame"] - mean["DFF"]
@@ -161,6 +164,7 @@ def gradual(method: str, longest: int) -> Rule:
     """The average falls with l, and at no l suddenly."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """The verdict on these rows, and the numbers that it rests on."""
         curve = [by_seed(rows, [method], offsets=range(n))[method].mean() for n in range(1, longest + 1)]
         total, steps = curve[0] - curve[-1], [a - b for a, b in zip(curve, curve[1:])]
         agrees = total > 0 and min(steps) >= 0 and 3 * max(steps) <= total
@@ -182,6 +186,7 @@ def last_offset(method: str, interval: int) -> Rule:
     """The average over offsets is above the last offset."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """The verdict on these rows, and the numbers that it rests on."""
         average = by_seed(rows, [method], offsets=range(interval))[method]
         last = by_seed(rows, [method], offsets=[interval - 1])[method]
         gap = _paired((average - last).dropna())
@@ -203,6 +208,7 @@ def flops_column(stated: dict[str, float]) -> Rule:
     tight, wide = 3, 25  # percent
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """The verdict on these rows, and the numbers that it rests on."""
         rows = rows.assign(method=rows["method"].map(_plain))
         values = [_number(rows, _plain(name), "inverse_r") for name in stated]
         error = [100 * (a / b - 1) for a, b in zip(values, stated.values())]
@@ -218,6 +224,7 @@ def formula() -> Rule:
     tight, wide = 10, 25  # percent
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """The verdict on these rows, and the numbers that it rests on."""
         keys = ["method", "interval", "device"]
         measured, predicted = (
             rows[rows["metric"] == f"speedup_{kind}"].groupby(keys)["value"].mean()
@@ -237,6 +244,7 @@ def measured_speedup(method: str, interval: int, stated: float) -> Rule:
     """The whole pipeline is faster than the key-frame network on every frame, by about the stated factor."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """The verdict on these rows, and the numbers that it rests on."""
         ours = _number(rows, method, "speedup_measured", interval)
         return Verdict(_graded(10 * ours >= 9 * stated, ours > 1), f"{ours:.1f}x ({method})")
 
@@ -256,6 +264,7 @@ def split_accuracy(bound: float, interval: int) -> Rule:
     """The split point hardly changes the accuracy."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """The verdict on these rows, and the numbers that it rests on."""
         mean = by_seed(rows, _splits(rows), offsets=range(interval)).mean()
         spread = mean.max() - mean.min()
         text = f"{mean.min():.1f} to {mean.max():.1f} over {len(mean)} splits"
@@ -268,6 +277,7 @@ def split_speed() -> Rule:
     """The fewer layers run on every frame, the faster."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """The verdict on these rows, and the numbers that it rests on."""
         fps = [_number(rows, name, "fps") for name in _splits(rows)]
         rises = all(100 * b >= 95 * a for a, b in zip(fps, fps[1:]))
         text = ", ".join(f"{value:.1f}" for value in fps) + " fps, from many layers to few"

@@ -192,6 +192,7 @@ def _published_last(interval: int) -> str:
 
 def _training() -> list[Claim]:
     def order(id: str, statement: str, better: str, worse: str) -> Claim:
+        """A claim that one way to train is better than another."""
         methods = f"{better}, {worse}"
         return Claim(
             id, "Table 4", statement, _both(better, worse), ("08_methods",), methods, rules.order(better, worse, 5)

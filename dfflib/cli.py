@@ -20,6 +20,7 @@ class _Commands(click.Group):
     """The one place where errors turn into sentences and exit codes."""
 
     def invoke(self, ctx: click.Context):
+        """Run a command; what goes wrong ends it with a sentence and an exit code."""
         try:
             return super().invoke(ctx)
         except DffError as error:

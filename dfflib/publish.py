@@ -101,6 +101,7 @@ def results_table(rows: pd.DataFrame, interval: int = INTERVAL) -> str:
     seeds, devices = sorted(rows["seed"].unique()), ", ".join(sorted(rows["device"].unique()))
 
     def cell(metric: str, method: str, offset: int | None, minus: str = "") -> str:
+        """One cell of the table: mean and standard deviation over seeds."""
         chosen = rows[rows["metric"] == metric]
         wide = chosen.pivot_table(index=["seed", "offset"], columns="method", values="value")
         values = wide[method] - wide[minus] if minus else wide[method]

@@ -71,6 +71,7 @@ class _Task:
 
     @property
     def name(self) -> str:
+        """Of the notebook, without its suffix."""
         return self.notebook.stem
 
 
@@ -285,6 +286,8 @@ def _this_python() -> type:
     from jupyter_client.kernelspec import KernelSpec
 
     class ThisPython(AsyncKernelManager):
+        """Starts a kernel with the interpreter that runs this."""
+
         kernel_spec = KernelSpec(
             argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"],
             display_name="Python 3", language="python"

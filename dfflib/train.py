@@ -346,6 +346,7 @@ def _whole_step():
     pressed = []
 
     def hold(number, stack):
+        """Note the first Ctrl-C, obey the second."""
         if pressed:
             raise KeyboardInterrupt
         pressed.append(number)

@@ -155,6 +155,7 @@ class Clip:
             )
 
         def part(stack):
+            """The same stretch of one of the stacks."""
             return None if stack is None else LazyStack(lambda i: stack[start + i], stop - start)
 
         return Clip(

@@ -171,6 +171,7 @@ class FlowPairs(Dataset):
 
     def _sample(self, rng: torch.Generator) -> dict[str, Tensor]:
         def draw(stop: int) -> int:
+            """A whole number below ``stop``."""
             return int(torch.randint(stop, (1,), generator=rng))
 
         index = draw(len(self))
@@ -214,6 +215,7 @@ def check(name: str, root: str | os.PathLike) -> list[Count]:
     published, folder = _known(name), _find(name, root)
 
     def count(what: str, pattern: str, official: int, needed: bool = True) -> Count:
+        """How many files of one kind there are, beside the official number."""
         found = sum(not path.name.startswith(".") for path in folder.glob(pattern))
         return Count(f"{what} ({pattern})", found, official, f"get them from {published.source}", needed)
 

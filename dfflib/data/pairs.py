@@ -81,6 +81,7 @@ class FramePairs:
 
     def _sample(self, rng: torch.Generator) -> tuple[Tensor, ...]:
         def draw(stop: int) -> int:
+            """A whole number below ``stop``."""
             return int(torch.randint(stop, (1,), generator=rng))
 
         c, current = self.frames[draw(len(self.frames))]
@@ -131,6 +132,7 @@ def random_flow(size: int, shape: tuple[int, int], max_motion: float, rng: torch
     """
 
     def uniform(*dims: int) -> Tensor:
+        """Numbers from -1 to 1."""
         return 2 * torch.rand(*dims, generator=rng) - 1
 
     height, width = shape

@@ -107,6 +107,7 @@ class ShapesClip(Clip):
 
     @property
     def size(self) -> tuple[int, int]:
+        """Height and width of a frame, in pixels."""
         return self._size
 
     # --- what one frame shows -----------------------------------------------------------------------------------------

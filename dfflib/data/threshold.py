@@ -47,6 +47,7 @@ def threshold_clip(
     mean, std = normalisation or statistics(clip, blur=blur)
 
     def mask(index: int) -> Tensor:
+        """Labels of one frame, ``(H, W)`` int64."""
         return ((intensity(clip.frames[index], blur) - mean) / std > threshold).long()
 
     return Clip(clip.name, clip.frames, clip.fps, LazyStack(mask, len(clip)), class_names=CLASS_NAMES)
