@@ -23,10 +23,11 @@ from dfflib.colours import overlay
 from dfflib.data.video import VideoWriter, read_stream, sample_clip
 from dfflib.dff import DeepFeatureFlow, build
 from dfflib.errors import DffError
-from dfflib.evaluate import median_ms, speedup, tidy, write_results
+from dfflib.evaluate import tidy, write_results
 from dfflib.flops import CLASSES, TABLE2_FLOWS
-from dfflib.inference import autocast, prepare
+from dfflib.inference import prepare
 from dfflib.stream import Engine, flow_source, segment_video
+from dfflib.timing import median_ms, medians_ms, parts, speedup
 from dfflib.viz import save
 from dfflib.warp import base_grid, warp
 
@@ -75,44 +76,6 @@ def made_video(path: str | os.PathLike, size: tuple[int, int], frames: int) -> P
     return Path(path)
 
 
-def parts(engine: Engine, frames: list[Tensor], interval: int, repeats: int = 9) -> dict[str, float]:
-    """Median milliseconds **per frame** of everything that happens to a frame between decoder and writer.
-
-    Args:
-        engine: what runs.
-        frames: at least ``interval`` frames ``(3, H, W)`` uint8 of one size.
-        interval: l. The parts of a non-key frame are timed in one batch of l - 1, as the batched mode runs them.
-
-    Returns:
-        ``image`` (to floats), ``N_feat``, ``remember`` (the key frame's share of the flow), ``F``, ``W``, ``N_task`` (scores,
-        enlarging and argmax; ``N_task, coarse`` with labels of feature cells), ``overlay``; and as wholes ``key`` (one key
-        frame), ``non-key`` (one of a batch), ``non-key online`` (one by itself), none of them with ``overlay``.
-    """
-    others = frames[1 : max(2, interval)]
-    count, network, size = len(others), engine.model, tuple(frames[0].shape[-2:])
-    with torch.inference_mode(), autocast(engine.device, engine.precision):
-        labels = engine.key(frames[0])
-        image, images = engine.image(frames[0]), torch.cat([engine.image(frame) for frame in others])
-        features, memory = network.extract(image), network.flow_source.remember(image)
-        cells = tuple(features.shape[-2:])
-        flow, scale = network.flow_source.follow(memory, images, cells)
-        moved, coarse = network.move(features, flow, scale), Engine(network, labels="coarse")
-        jobs: dict[str, tuple[Callable[[], object], int]] = {
-            "image": (lambda: engine.image(frames[0]), 1),
-            "N_feat": (lambda: network.extract(image), 1),
-            "remember": (lambda: network.flow_source.remember(image), 1),
-            "F": (lambda: network.flow_source.follow(memory, images, cells), count),
-            "W": (lambda: network.move(features, flow, scale), count),
-            "N_task": (lambda: engine.label(moved, size), count),
-            "N_task, coarse": (lambda: coarse.label(moved, size), count),
-            "key": (lambda: engine.key(frames[0]), 1),
-            "non-key": (lambda: engine.others(others), count),
-            "non-key online": (lambda: engine.others(others[:1]), 1),
-            "overlay": (lambda: overlay(frames[0], labels), 1),
-        }
-        return {name: median_ms(job, repeats) / share for name, (job, share) in jobs.items()}
-
-
 def decode_ms(video: str | os.PathLike, count: int) -> float:
     """Milliseconds to decode one of the ``count`` frames of a video, read in order."""
 
@@ -123,6 +86,13 @@ def decode_ms(video: str | os.PathLike, count: int) -> float:
                 pass
 
     return median_ms(read, 3, 1) / count
+
+
+def overlay_ms(frame: Tensor, repeats: int = 9) -> float:
+    """Milliseconds to paint labels over a frame; labels in large patches, as networks give them."""
+    rows, columns = frame.shape[-2:]
+    labels = torch.arange(rows)[:, None] // 32 + torch.arange(columns) // 32
+    return median_ms(lambda: overlay(frame, labels % CLASSES), repeats)
 
 
 def write_ms(frames: list[Tensor], folder: Path, count: int = 30) -> float:
@@ -164,22 +134,23 @@ def warp_share(shape: tuple[int, int, int, int], device: str = "cpu", repeats: i
             tensor.detach().clone(memory_format=torch.preserve_format).requires_grad_() for tensor in (maps, flow)
         ]
 
+        ones = torch.ones_like(function(*leaves))
+
         def run() -> None:
             """Once there and back."""
-            out = function(*leaves)
-            torch.autograd.grad(out, leaves, torch.ones_like(out))
+            torch.autograd.grad(function(*leaves), leaves, ones)
 
         return run
 
+    ways = {"warp, both ways": both_ways(warp, features), "grid_sample, both ways": both_ways(sample, plain)}
     with torch.inference_mode():
-        times = {
-            "copy": median_ms(features.clone, repeats),
-            "warp": median_ms(lambda: warp(features, flow), repeats),
-            "grid_sample": median_ms(lambda: sample(plain, flow), repeats),
+        calls = {
+            "copy": features.clone,
+            "warp": lambda: warp(features, flow),
+            "grid_sample": lambda: sample(plain, flow),
         }
-    times["warp, both ways"] = median_ms(both_ways(warp, features), repeats)
-    times["grid_sample, both ways"] = median_ms(both_ways(sample, plain), repeats)
-    return times
+        times = medians_ms(calls, repeats, in_a_row=3)
+    return times | medians_ms(ways, repeats, in_a_row=3)
 
 
 def alternative_ms(name: str, size: tuple[int, int], device: str = "cpu", repeats: int = 5) -> float:
@@ -234,7 +205,7 @@ def bench(
         for flow in flows:
             bar.set_description(flow)
             engine = Engine(prepare(model(flow, feature_net), device))
-            times = parts(engine, pictures, interval, repeats)
+            times = parts(engine, pictures, repeats) | {"overlay": overlay_ms(pictures[0], repeats)}
             rows += [_row(flow, metric, value, of=interval) for metric, value in times.items()]
             bar.update()
             for n in intervals:
@@ -277,13 +248,19 @@ def _pipeline_fps(engine: Engine, video: Path, interval: int) -> float:
 
 
 def summary(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of `bench` as tables for a reader: ``parts``, ``pipelines``, ``warp`` and ``every frame``."""
+    """The rows of `bench` as tables for a reader: ``parts``, ``pipelines``, ``warp`` and ``every frame``.
+
+    ``parts`` has three columns more: ``whole``, a non-key frame from file to file; ``overhead``, the share of it that is
+    neither flow nor task network, whether a part has a name for it or not; and ``r``, without unit both.
+    """
     flows = [name for name in FLOWS if (table["method"] == name).any()]
     ours = table[table["method"].isin(flows)]
     times = ours[ours["unit"] == "ms"]
     times = times.pivot(index="method", columns="metric", values="value").loc[flows, times["metric"].unique()]
     for name in ("decode", "write"):
         times[name] = table.loc[table["method"] == name, "value"].iloc[0]
+    times["whole"] = times[["decode", "non-key", "overlay", "write"]].sum(axis=1)
+    times["overhead"] = 1 - times[["F", "N_task"]].sum(axis=1) / times["whole"]
     times["r"] = times["non-key"] / times["key"]
     whole = ours[ours["unit"] != "ms"].pivot(index=["method", "interval"], columns="metric", values="value").loc[flows]
     warps = table[table["method"].str.startswith("warp")].pivot(index="method", columns="metric", values="value")

@@ -43,9 +43,10 @@ from dfflib import claim_rules as rules
 from dfflib import profiles
 from dfflib.claim_rules import NOT_RUN, VERDICTS, MissingRows, Rule, Verdict, paired
 from dfflib.errors import DffError
-from dfflib.evaluate import COLUMNS, speedup
+from dfflib.evaluate import COLUMNS
 from dfflib.paths import write_atomically
 from dfflib.published import DFF, one, published, published_by_offset
+from dfflib.timing import speedup
 
 __all__ = ["Claim", "claims", "ledger", "one", "paired", "published", "published_by_offset", "write_ledger"]
 

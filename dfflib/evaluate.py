@@ -1,4 +1,4 @@
-"""Accuracy by distance from the key frame, averaged as the paper averages, and time per key and non-key frame.
+"""Accuracy by distance from the key frame, averaged as the paper averages; and the format of every result file.
 
 The paper's protocol (section 5.1 and the authors' clarification): for every labelled frame i and every offset d = 0 .. l-1,
 evaluate the pair (k = i - d, i); one mIoU per offset; then average the mIoUs. Offset 0, the plain per-frame result, is part
@@ -8,7 +8,7 @@ of the average, and so the average hides how bad the last offset is: report both
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -204,76 +204,6 @@ def average_over_offsets(table: pd.DataFrame, metric: str = "miou") -> pd.DataFr
         mean = group["value"].expanding().mean()
         parts.append(pd.DataFrame({**dict(zip(keys, values)), "interval": group["offset"] + 1, "value": mean}))
     return pd.concat(parts, ignore_index=True)
-
-
-def median_ms(call: Callable[[], object], repeats: int = 15, warm_up: int = 3) -> float:
-    """Median time of a call in milliseconds, after some calls that do not count; waits for a GPU."""
-    times = []
-    for n in range(warm_up + repeats):
-        began = time.perf_counter()
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        if n >= warm_up:
-            times.append(1000 * (time.perf_counter() - began))
-    return sorted(times)[len(times) // 2]
-
-
-@torch.inference_mode()
-def component_times(model: DeepFeatureFlow, size: tuple[int, int], repeats: int = 15) -> dict[str, float]:
-    """Median milliseconds of each part of the model on one frame of the given size, batch 1, on the model's device.
-
-    Returns:
-        ``N_feat``, ``F`` (flow and scale), ``W`` (warp and scale), ``N_task`` (scores, upsampling and argmax), and their sums
-        ``key`` = N_feat + N_task and ``non-key`` = F + W + N_task.
-    """
-    model = model.eval()
-    device = next(model.parameters()).device
-    images = torch.rand(2, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
-    key, current = images[:1], images[1:]
-    features = model.extract(key)
-    flow, scale = model.flow_source(current, key, tuple(features.shape[-2:]))
-    times = {
-        "N_feat": median_ms(lambda: model.extract(key), repeats),
-        "F": median_ms(lambda: model.flow_source(current, key, tuple(features.shape[-2:])), repeats),
-        "W": median_ms(lambda: model.move(features, flow, scale), repeats),
-        "N_task": median_ms(lambda: model.predict(features, size).argmax(1), repeats),
-    }
-    times["key"] = times["N_feat"] + times["N_task"]
-    times["non-key"] = times["F"] + times["W"] + times["N_task"]
-    return times
-
-
-@torch.inference_mode()
-def measured_speedup(
-    model: DeepFeatureFlow, size: tuple[int, int], interval: int, key_ms: float, repeats: int = 3
-) -> float:
-    """How much faster than every frame by itself: ``interval`` key frames' time over the time of one whole interval.
-
-    Args:
-        model: on its device.
-        size: of a frame.
-        interval: l.
-        key_ms: time of a key frame, from `component_times` in the same run.
-        repeats: intervals timed; their median counts.
-    """
-    frames = torch.rand(interval, 3, *size, device=next(model.parameters()).device)
-    frames = frames.contiguous(memory_format=torch.channels_last)
-
-    def one_interval() -> None:
-        """A key frame, and all that follow it."""
-        key = frames[:1]
-        features = model.extract(key)
-        model.predict(features, size).argmax(1)
-        for n in range(1, interval):
-            model.predict(model.propagate(features, key, frames[n : n + 1]), size).argmax(1)
-
-    return interval * key_ms / median_ms(one_interval, repeats, warm_up=1)
-
-
-def speedup(interval: int, r: float) -> float:
-    """Overall speedup s = l / (1 + (l - 1) r) for a non-key frame that costs r of a key frame (eq. 7)."""
-    return interval / (1 + (interval - 1) * r)
 
 
 def tidy(table: pd.DataFrame, experiment: str, dataset: str, **columns) -> pd.DataFrame:

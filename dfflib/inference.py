@@ -10,7 +10,8 @@ import platform
 import warnings
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._pytree import tree_map
 
@@ -19,6 +20,7 @@ from dfflib.errors import DffError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+PLANES = 4  # classes; so many at most are enlarged as planes
 KEPT, OLD_LIMIT = 2**30, 2**25  # bytes; an older glibc takes no larger threshold than the second
 
 
@@ -85,6 +87,31 @@ def autocast(device: torch.device, precision: str = "auto") -> contextlib.Abstra
         fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
         precision = "bfloat16" if fast else "float32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def best_classes(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Class of every pixel, ``(N, H, W)`` int64: enlarge the scores bilinearly, take the largest.
+
+    Equal to ``interpolate`` and ``argmax`` to rounding, in the order that suits a CPU, where this is most of a non-key frame
+    once the flow is cheap. PyTorch enlarges a channels-last picture on one core, so rows are enlarged first and become
+    pictures of their own; of few classes it enlarges planes faster. And ``max`` finds its index sooner than ``argmax``. One
+    picture at a time: scores at full size are the largest maps of all.
+
+    Args:
+        scores: ``(N, classes, h, w)``, channels-last or not.
+        size: rows and columns of the result.
+    """
+    classes, width, (rows, columns) = scores.shape[1], scores.shape[-1], size
+    labels = torch.empty(len(scores), *size, dtype=torch.int64, device=scores.device)
+    for one, found in zip(scores.split(1), labels, strict=True):
+        if classes > PLANES and not scores.is_cuda:
+            tall = F.interpolate(one, size=(rows, width), mode="bilinear").permute(0, 2, 3, 1)
+            tall = tall.reshape(rows, 1, width, classes).permute(0, 3, 1, 2)
+            enlarged = F.interpolate(tall, size=(1, columns), mode="bilinear")
+        else:
+            enlarged = F.interpolate(one.contiguous(), size=size, mode="bilinear")
+        found.copy_(enlarged.max(1).indices.view(size))
+    return labels
 
 
 def _compiled(module: nn.Module, method: str = "forward"):

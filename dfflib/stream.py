@@ -30,7 +30,7 @@ from dfflib.data.video_writer import VideoWriter
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
 from dfflib.flow import DISFlow, FlowSource, ZeroFlow
-from dfflib.inference import autocast, prepare
+from dfflib.inference import autocast, best_classes, prepare
 from dfflib.paths import CHECKPOINTS
 from dfflib.schedule import FixedInterval
 
@@ -101,36 +101,43 @@ class Engine:
     def key(self, frame: Tensor) -> Tensor:
         """Labels ``(H, W)`` of a key frame ``(3, H, W)`` uint8, which is remembered."""
         with autocast(self.device, self.precision):
-            image = self.image(frame)
+            image = self.images([frame])
             self._features = self.model.extract(image)
             self._memory = self.model.flow_source.remember(image)
-            return self.label(self._features, frame.shape[-2:])[0]
+            return self.label(self._features, tuple(frame.shape[-2:]))[0]
 
     @torch.inference_mode()
     def others(self, frames: list[Tensor]) -> Tensor:
         """Labels ``(N, H, W)`` of frames of one size by way of the last key frame."""
         with autocast(self.device, self.precision):
-            images = torch.cat([self.image(frame) for frame in frames])
-            flow, scale = self.model.flow_source.follow(self._memory, images, tuple(self._features.shape[-2:]))
-            return self.label(self.model.move(self._features, flow, scale), frames[0].shape[-2:])
+            flow, scale = self.model.flow_source.follow(
+                self._memory, self.images(frames), tuple(self._features.shape[-2:])
+            )
+            return self.label(self.model.move(self._features, flow, scale), tuple(frames[0].shape[-2:]))
 
-    def image(self, frame: Tensor) -> Tensor:
-        """``(1, 3, h, w)`` in [0, 1], channels-last; never enlarged. What is done to a frame once, whatever it is used for."""
-        if self.device.type == "cuda":
-            frame = frame.pin_memory().to(self.device, non_blocking=True)
-        image = frame[None].to(memory_format=torch.channels_last).float().div_(255)
-        if self.short_side is None or self.short_side >= min(frame.shape[-2:]):
-            return image
-        return F.interpolate(image, size=resized_shape(tuple(frame.shape[-2:]), self.short_side), mode="area")
+    def images(self, frames: list[Tensor]) -> Tensor:
+        """``(N, 3, h, w)`` in [0, 1], channels-last; never enlarged. What is done to a frame once, whatever it is used for."""
+        size = tuple(frames[0].shape[-2:])
+        whole = self.short_side is None or self.short_side >= min(size)
+        seen = size if whole else resized_shape(size, self.short_side)
+        options = dict(device=self.device, memory_format=torch.channels_last)
+        images = torch.empty(len(frames), 3, *seen, **options)  # each frame goes to its place: no copy of all of them
+        for image, frame in zip(images, frames, strict=True):
+            if self.device.type == "cuda":
+                frame = frame.pin_memory().to(self.device, non_blocking=True)
+            if whole:
+                torch.div(frame, 255, out=image)
+            else:
+                image.copy_(F.interpolate((frame / 255)[None], size=seen, mode="area")[0])
+        return images
 
     def label(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Best classes ``(N, H, W)`` int64, on the CPU; enlarged one by one, for scores at full size are the largest maps."""
+        """Best classes ``(N, H, W)`` int64, on the CPU."""
+        scores = self.model.n_task(features)
         if self.labels == "full":
-            scores = self.model.n_task(features)
-            enlarged = (F.interpolate(one, size=tuple(size), mode="bilinear") for one in scores.split(1))
-            return torch.cat([one.argmax(1) for one in enlarged]).cpu()
-        coarse = self.model.n_task(features).argmax(1)
-        return F.interpolate(coarse[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].long().cpu()
+            return best_classes(scores, size).cpu()
+        coarse = scores.argmax(1)[:, None].float()
+        return F.interpolate(coarse, size=size, mode="nearest-exact")[:, 0].long().cpu()
 
 
 def predictions(

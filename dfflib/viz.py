@@ -1,5 +1,6 @@
 """Every figure the notebooks show: one palette, one way to save, pictures of frames, labels, flow and features."""
 
+import base64
 import io
 from pathlib import Path
 
@@ -105,11 +106,18 @@ def draw_arrows(axis: plt.Axes, frame: Tensor, flow: Tensor, step: int = 16) -> 
     )  # fmt: skip
 
 
-def flow_key(max_motion: float, size: int = 101) -> np.ndarray:
-    """The colour wheel of ``flow_to_rgb`` as a picture: centre is no motion, the rim is ``max_motion`` pixels."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
-    wheel = flow_to_rgb(torch.stack((x, y)) * max_motion, max_motion)
-    wheel[(x**2 + y**2 > 1).numpy()] = 255
+def flow_key(max_motion: float, size: tuple[int, int] = (101, 101)) -> np.ndarray:
+    """The colour wheel of ``flow_to_rgb`` as a picture: centre is no motion, the rim is ``max_motion`` pixels.
+
+    Args:
+        max_motion: as given to ``flow_to_rgb``.
+        size: rows and columns, such as those of the pictures beside it; the wheel fills the shorter side.
+    """
+    half = [side / min(size) for side in size]
+    y, x = torch.meshgrid(*(torch.linspace(-end, end, side) for end, side in zip(half, size)), indexing="ij")
+    outside = x**2 + y**2 > 1
+    wheel = flow_to_rgb(torch.where(outside, 0, torch.stack((x, y)) * max_motion), max_motion)
+    wheel[outside.numpy()] = 255
     return wheel
 
 
@@ -147,6 +155,12 @@ def write_gif(path: str | Path, frames: list[np.ndarray], fps: float = 10.0, col
         buffer, format="GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, optimize=True
     )
     return write_atomically(path, buffer.getvalue())
+
+
+def image_tag(path: str | Path) -> str:
+    """A picture file as an element of a page with the picture inside: pages export animations in no other way."""
+    kind = Path(path).suffix.lstrip(".").lower()
+    return f'<img src="data:image/{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode()}" alt="{Path(path).name}">'
 
 
 def maps(values, titles=(), unit: str = "", limit: float | None = None, columns: int | None = None, width: float = 11.0,

@@ -61,9 +61,11 @@ def warp(features: Tensor, flow: Tensor, padding_mode: str = "zeros") -> Tensor:
     if features.shape[0] != flow.shape[0] and 1 not in (features.shape[0], flow.shape[0]):
         raise ValueError(f"batch sizes differ: {features.shape[0]} feature maps and {flow.shape[0]} flow fields.")
     (batch, channels, height, width), (flows, _, out_h, out_w) = features.shape, flow.shape
-    corner, weight = _neighbours(flow, height, width, padding_mode)  # both (flows, h, w, 4)
+    cells, points = (max(batch, flows) * side for side in (height * width, out_h * out_w))
+    integers = torch.int32 if max(cells, 4 * points) < 2**31 else torch.int64  # the shorter ones are read faster
+    corner, weight = _neighbours(flow, height, width, padding_mode, integers)  # both (flows, h, w, 4)
     if batch > 1:  # row numbers of image n start at n * H * W
-        first_row = torch.arange(batch, device=flow.device).view(-1, 1, 1, 1) * (height * width)
+        first_row = torch.arange(batch, device=flow.device, dtype=integers).view(-1, 1, 1, 1) * (height * width)
         corner = corner + first_row
         weight = weight.expand(batch, -1, -1, -1) if flows == 1 else weight
     table = features.permute(0, 2, 3, 1).reshape(-1, channels)  # a view when features are channels-last
@@ -99,10 +101,12 @@ class _LookUp(torch.autograd.Function):
         second, (corner, weight), to_table, to_weight = torch.is_grad_enabled(), ctx.saved_tensors, None, None
         grad, weight = grad.detach().contiguous(), weight.detach()
         if ctx.needs_input_grad[0]:
-            row, order = corner.flatten().int().sort()
+            row, order = corner.flatten().int().sort(stable=True)
             end = torch.bincount(row, minlength=ctx.length).cumsum(0)
-            first = F.pad(end[:-1], (1, 0))  # of each row of the table, in `order`
-            to_table = F.embedding_bag(order >> 2, grad, first, per_sample_weights=weight.take(order), mode="sum")
+            first = F.pad(end[:-1], (1, 0)).to(corner.dtype)  # of each row of the table, in `order`
+            to_table = F.embedding_bag(
+                (order >> 2).to(corner.dtype), grad, first, per_sample_weights=weight.take(order), mode="sum"
+            )
         if ctx.needs_input_grad[2]:
             (to_weight,) = torch.autograd.grad(ctx.rows, ctx.inner, grad, retain_graph=True)
         if second:  # somebody wants the graph of this: better no second derivative than half of one
@@ -126,13 +130,14 @@ class _Last(torch.autograd.Function):
         raise RuntimeError("warp has no second derivative: take create_graph=True away, or warp with grid_sample.")
 
 
-def _neighbours(flow: Tensor, height: int, width: int, padding_mode: str) -> tuple[Tensor, Tensor]:
-    """Row numbers and weights of the four neighbours of each sample point, both ``(N, h, w, 4)``.
+def _neighbours(
+    flow: Tensor, height: int, width: int, padding_mode: str, integers: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Row numbers, as ``integers``, and weights of the four neighbours of each sample point, both ``(N, h, w, 4)``.
 
     Positions are formed in float32 at least: in bfloat16 they would be wrong by a pixel from 256 on.
     """
     dtype = torch.promote_types(flow.dtype, torch.float32)
-    rows_type = torch.int32 if flow.shape[0] * height * width < 2**31 else torch.int64
     rows, columns = (torch.arange(side, device=flow.device, dtype=dtype) for side in flow.shape[-2:])
     axes = []
     for position, size in ((flow[:, 0].to(dtype) + columns, width), (flow[:, 1].to(dtype) + rows[:, None], height)):
@@ -147,7 +152,7 @@ def _neighbours(flow: Tensor, height: int, width: int, padding_mode: str) -> tup
             # the time of comparisons
             left_weight = left_weight * (left + 1).clamp_(max=1) * (size - left).clamp_(max=1)
             right_weight = right_weight * (size - 1 - left).clamp_(0, 1)
-        index = left.to(rows_type)
+        index = left.to(integers)
         axes.append((index.clamp(0, size - 1), (index + 1).clamp_(0, size - 1), left_weight, right_weight))
     (left, right, left_weight, right_weight), (top, bottom, top_weight, bottom_weight) = axes
     top, bottom = top * width, bottom * width

@@ -7,7 +7,8 @@ import torch
 from dfflib import bench
 from dfflib.data.video import open_video
 from dfflib.errors import DffError
-from dfflib.evaluate import COLUMNS, speedup
+from dfflib.evaluate import COLUMNS
+from dfflib.timing import speedup
 
 
 @pytest.fixture(scope="module")

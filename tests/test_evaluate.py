@@ -1,7 +1,5 @@
 """Metrics against torchmetrics, offsets against answers known by construction, and the format of results."""
 
-import time
-
 import pandas as pd
 import pytest
 import torch
@@ -12,7 +10,7 @@ from dfflib import evaluate
 from dfflib.data.clips import IGNORE, Clip
 from dfflib.dff import DeepFeatureFlow, build
 from dfflib.errors import DffError
-from dfflib.evaluate import ConfusionMatrix, average_over_offsets, by_offset, component_times, evaluated_frames, speedup
+from dfflib.evaluate import ConfusionMatrix, average_over_offsets, by_offset, evaluated_frames
 from dfflib.flow import Ablated, FlowSource
 
 SIDE, EDGE = 16, 6  # pixels of the picture and of the square in it
@@ -175,39 +173,6 @@ def test_average_over_offsets_by_hand():
     assert means["DFF", 0].to_dict() == {1: 90, 2: 90, 3: 80}
     alone = average_over_offsets(table[table.seed == 0].drop(columns="seed"))
     assert list(alone.columns) == ["method", "interval", "value"] and len(alone) == 6
-
-
-def test_speedup():
-    assert speedup(1, 0.1) == 1 and speedup(10, 0) == 10 and speedup(7, 1) == 1
-    assert speedup(10, 1 / 46) == pytest.approx(10 / (1 + 9 / 46))
-
-
-class Sleepy(DeepFeatureFlow):
-    """A model whose parts take known times: key frames ten milliseconds, all others two."""
-
-    def extract(self, key):
-        time.sleep(0.010)
-        return key
-
-    def propagate(self, features, key, current):
-        time.sleep(0.002)
-        return features
-
-    def predict(self, features, size):
-        return features
-
-
-def test_measured_speedup_of_known_times():
-    model = Sleepy(Brightness(), nn.Identity(), nn.Identity())
-    found = evaluate.measured_speedup(model, (4, 4), interval=5, key_ms=10.0)
-    assert 0.5 * speedup(5, 0.2) < found <= speedup(5, 0.2)  # sleeping takes a little longer than asked for, never less
-
-
-def test_component_times():
-    times = component_times(build(channels=8, flow_width=0.03), (32, 40), repeats=1)
-    assert list(times) == ["N_feat", "F", "W", "N_task", "key", "non-key"] and min(times.values()) > 0
-    assert times["key"] == pytest.approx(times["N_feat"] + times["N_task"])
-    assert times["non-key"] == pytest.approx(times["F"] + times["W"] + times["N_task"])
 
 
 def test_results_have_the_same_columns_everywhere(tmp_path):

@@ -158,16 +158,16 @@ def test_only_the_key_frame_and_the_current_one_are_kept(model):
             yield frame
             del frame
 
-    images, original = weakref.WeakSet(), stream.Engine.image
+    images, original = weakref.WeakSet(), stream.Engine.images
 
-    def network_input(engine, frame):
-        image = original(engine, frame)
-        images.add(image)
-        return image
+    def network_input(engine, frames):
+        found = original(engine, frames)
+        images.add(found)
+        return found
 
     most = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream.Engine, "image", network_input)
+        patch.setattr(stream.Engine, "images", network_input)
         for result in predictions(model, camera(), FixedInterval(4)):
             most = max(most, len(alive), len(images))
             del result
@@ -177,9 +177,25 @@ def test_only_the_key_frame_and_the_current_one_are_kept(model):
 def test_labels_have_full_size_whatever_the_networks_see(model):
     pictures = frames(3, (61, 83))
     for short_side, seen in ((None, (61, 83)), (30, (30, 41)), (500, (61, 83))):
-        assert tuple(stream.Engine(model, short_side).image(pictures[0]).shape[-2:]) == seen
+        assert tuple(stream.Engine(model, short_side).images(pictures).shape) == (3, 3, *seen)
         results = list(predictions(model, pictures, FixedInterval(2), short_side))
         assert [tuple(r.labels.shape) for r in results] == [(61, 83)] * 3
+
+
+@pytest.mark.parametrize("layout", ["as decoded", "plane by plane", "a window of a larger frame"])
+@pytest.mark.parametrize("short_side", [None, 20])
+def test_network_input_is_the_frames_over_255(model, layout, short_side):
+    pictures = frames(3, (30, 41))
+    if layout == "as decoded":
+        pictures = [p.permute(1, 2, 0).contiguous().permute(2, 0, 1) for p in pictures]
+    elif layout != "plane by plane":
+        pictures = [torch.nn.functional.pad(p, (3, 2, 1, 4))[:, 1:31, 3:44] for p in pictures]
+    images = stream.Engine(model, short_side).images(pictures)
+    expected = torch.stack(pictures).double() / 255
+    if short_side:
+        expected = torch.nn.functional.interpolate(expected, size=(20, 27), mode="area")
+    assert images.dtype == torch.float32 and images.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(images.double(), expected, rtol=0, atol=1e-6)
 
 
 def test_one_frame_and_a_change_of_size(checkpoint, tmp_path):
@@ -275,8 +291,8 @@ def test_ctrl_c_leaves_what_was_done_so_far(checkpoint, video, tmp_path, monkeyp
 
 def test_the_size_that_the_model_was_trained_at_is_the_default(model, video, tmp_path, monkeypatch):
     checkpoint = save_checkpoint(tmp_path / "w.safetensors", model, SMALL, short_side=16)
-    seen, original = set(), stream.Engine.image
-    monkeypatch.setattr(stream.Engine, "image", lambda e, f: (seen.add(e.short_side), original(e, f))[1])
+    seen, original = set(), stream.Engine.images
+    monkeypatch.setattr(stream.Engine, "images", lambda e, f: (seen.add(e.short_side), original(e, f))[1])
     segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
     segment_video(video, tmp_path / "out.mp4", 5, checkpoint, short_side=24, progress=False)
     assert seen == {16, 24}

@@ -1,5 +1,8 @@
 """Pictures: shapes, types, the same twice, and no crash on what has no contrast."""
 
+import base64
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -109,7 +112,7 @@ def test_a_shared_basis_keeps_colours_comparable():
 @pytest.mark.parametrize("max_motion", [0.0, 1.0, 30.0])
 @pytest.mark.filterwarnings("error")
 def test_flow_key(max_motion):
-    wheel = viz.flow_key(max_motion, 41)
+    wheel = viz.flow_key(max_motion, (41, 41))
     assert wheel.shape == (41, 41, 3) and wheel.dtype == np.uint8
     assert (wheel[0, 0] == 255).all() and (wheel[20, 20] >= 254).all()
     if max_motion:
@@ -117,6 +120,22 @@ def test_flow_key(max_motion):
         for (x, y), colour in (((-1.0, 0.0), wheel[20, 0]), ((0.0, 1.0), wheel[40, 20]), ((0.0, -1.0), wheel[0, 20])):
             vector = max_motion * torch.tensor([x, y]).view(2, 1, 1)
             assert np.abs(colour.astype(int) - flow_to_rgb(vector, max_motion)[0, 0]).max() <= 1, "left is left"
+
+
+@pytest.mark.parametrize("size", [(41, 97), (97, 41)])
+def test_a_flow_key_beside_pictures_is_as_large_as_they(size):
+    wheel = viz.flow_key(3.0, size)
+    assert wheel.shape == (*size, 3)
+    middle = wheel[:, 28:69] if size[1] > size[0] else wheel[28:69]
+    assert np.abs(middle.astype(int) - viz.flow_key(3.0, (41, 41))).mean() < 3
+    assert (wheel[:3, :3] == 255).all() and (wheel[-3:, -3:] == 255).all()
+
+
+def test_a_picture_inside_a_page(tmp_path):
+    path = viz.write_gif(tmp_path / "a.gif", [FRAME.permute(1, 2, 0).numpy()] * 2)
+    tag = viz.image_tag(path)
+    encoded = re.fullmatch(r'<img src="data:image/gif;base64,([^"]+)" alt="a.gif">', tag)[1]
+    assert base64.b64decode(encoded) == path.read_bytes()
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

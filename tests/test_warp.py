@@ -542,7 +542,7 @@ def test_gradients_are_those_of_the_plain_sum(shape, dtype, padding_mode):
     pull = torch.randn(shape, dtype=dtype)
     found = torch.autograd.grad(warp(features, flow, padding_mode), (features, flow), pull)
 
-    corner, weight = _neighbours(flow, *shape[2:], padding_mode)
+    corner, weight = _neighbours(flow, *shape[2:], padding_mode, torch.int32)
     rows = features.flatten(2).transpose(1, 2)  # (N, H * W, C)
     near = torch.stack([table[index.flatten()].view(*index.shape, -1) for table, index in zip(rows, corner)])
     plain = (near * weight[..., None]).sum(3).permute(0, 3, 1, 2)

@@ -15,6 +15,9 @@ from dfflib.errors import DffError
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 QUALITY = "20"
 """x264's constant rate factor: hard to tell from the source."""
+SPEED = {"preset": "superfast", "x264-params": "mbtree=1:rc-lookahead=10"}
+"""Three quarters of the time of ``veryfast`` at the same quality, and files a sixth larger; the preset alone would double them,
+for it does without x264's look at the frames to come."""
 BT601_LIMITED = 6, 1
 """Matrix and range in FFmpeg's numbers. What readers that ignore the tags assume too: right everywhere."""
 
@@ -64,7 +67,7 @@ class VideoWriter:
         stream = self._container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1001))
         stream.height, stream.width = (side + side % 2 for side in self.size)
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": QUALITY, "preset": "veryfast"}
+        stream.options = {"crf": QUALITY, **SPEED}
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = BT601_LIMITED[0]
         context.color_range = BT601_LIMITED[1]
