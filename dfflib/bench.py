@@ -26,6 +26,7 @@ from dfflib.errors import DffError
 from dfflib.evaluate import tidy, write_results
 from dfflib.flops import CLASSES, TABLE2_FLOWS
 from dfflib.inference import prepare
+from dfflib.profiles import versions
 from dfflib.stream import Engine, flow_source, segment_video
 from dfflib.timing import median_ms, medians_ms, parts, speedup
 from dfflib.viz import save
@@ -219,7 +220,7 @@ def bench(
         for other in alternatives:
             rows.append(_row(other, "frame", alternative_ms(other, size, device, max(3, repeats // 2))))
             bar.update()
-    table = tidy(pd.DataFrame(rows), "bench", f"bikes at {size[1]}x{size[0]}")
+    table = tidy(pd.DataFrame(rows), "bench", f"bikes at {size[1]}x{size[0]}").assign(version=versions())
     if out_dir:
         write_results(table, "bench", out_dir)
         save(figure(table), "bench", out_dir)
@@ -286,7 +287,12 @@ def figure(table: pd.DataFrame) -> Figure:
         axis.axhline(row["fps"], color="#999999", linewidth=0.8)
         place = dict(ha="left", va="bottom", fontsize=7, color="#666666")
         axis.annotate(f"{name}, network only", (rows.index[0], row["fps"]), **place)
-    axis.set(xlabel="key-frame interval l", ylabel="frames per second", yscale="log", title=table["dataset"].iloc[0])
+    axis.set(
+        xlabel="key-frame interval l",
+        ylabel="frames per second",
+        yscale="log",
+        title=", ".join(table[["dataset", "device"]].iloc[0]),
+    )
     axis.set_xticks(rows.index)
     axis.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(plt.ScalarFormatter())

@@ -119,12 +119,14 @@ def segment(video: str, force: bool, **options) -> None:
 def bench(size: str, interval: int, device: str | None, threads: int | None, out_dir: str) -> None:
     """How fast is it here? Parts, intervals and whole pipelines, beside what else one could run."""
     from dfflib import bench as run
-    from dfflib.profiles import describe_device
+    from dfflib.profiles import describe_device, versions
 
     rows = run.bench(run.parse_size(size), interval, device or "", threads or 0, out_dir)
     for name, table in run.summary(rows).items():
         click.echo(f"\n{name}\n{table.round(2).to_string()}")
-    click.echo(f"\n{describe_device()}; written to {out_dir}/results/bench.csv and {out_dir}/figures/bench.png")
+    click.echo(
+        f"\n{versions()} on {describe_device()}; written to {out_dir}/results/bench.csv and {out_dir}/figures/bench.png"
+    )
 
 
 @main.command()
@@ -160,10 +162,12 @@ def train_all(recipe: tuple[str, ...], profile: str, jobs: int, out_dir: str) ->
     """
     from tqdm import tqdm
 
+    from dfflib.locks import held
     from dfflib.train_all import every_recipe
     from dfflib.train_all import train_all as run
 
-    trained = run(recipe or every_recipe(), profile, out_dir, jobs, tqdm.write, sys.stderr.isatty())
+    with held(profile, out_dir, "dfflib train-all"):
+        trained = run(recipe or every_recipe(), profile, out_dir, jobs, tqdm.write, sys.stderr.isatty())
     click.echo(f"{len(trained)} stages trained." if trained else "Everything was trained before.")
 
 

@@ -130,7 +130,6 @@ def begin(profile: str, seed: int = 0, out_dir: str = "") -> Run:
     import torch
     from lightning.fabric import seed_everything
 
-    from dfflib import __version__
     from dfflib.viz import use_style
 
     chosen = get(profile)
@@ -138,12 +137,18 @@ def begin(profile: str, seed: int = 0, out_dir: str = "") -> Run:
     use_style()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(
-        f"dfflib {__version__}, torch {torch.__version__}, python {platform.python_version()} on {where}\n"
-        f"profile {chosen.name}: {chosen.about}"
-    )
+    print(f"{versions()} on {where}\nprofile {chosen.name}: {chosen.about}")
     folder = run_dir(chosen.name, out_dir)
     return Run(chosen, seed, device, folder)
+
+
+def versions() -> str:
+    """Of this package, PyTorch and Python, for the reader of a result."""
+    import torch
+
+    from dfflib import __version__
+
+    return f"dfflib {__version__}, torch {torch.__version__}, python {platform.python_version()}"
 
 
 def cores() -> int:

@@ -41,6 +41,7 @@ class Recipe:
             of such a recipe, unless it has been trained in the run (`dfflib.train_all`).
         peak_lr: of stages whose learning rate is another than `dfflib.stages.PEAK_LR`.
         borrowed: stage -> recipe whose checkpoint of that stage serves here too.
+        needs: a data set of `dfflib.data.catalogue` that users have to get; empty where the data comes with the workbook.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Recipe:
     aside: bool = False
     peak_lr: dict = field(default_factory=dict)
     borrowed: dict[str, str] = field(default_factory=dict)
+    needs: str = ""
 
     @property
     def prefix(self) -> str:
@@ -125,7 +127,7 @@ RECIPES = {
     "camvid": Recipe(
         "camvid", "nine tenths of CamVid's training split, frames of 192x144, from scratch",
         dict(num_classes=len(camvid.CLASS_NAMES), flow_net="correlation", flow_width=0.75), (), _camvid_batches, workers=True,
-        seeds=dict(keyframe=(0,)), aside=True,
+        seeds=dict(keyframe=(0,)), aside=True, needs="camvid",
     ),
 }  # fmt: skip
 

@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import signal
-import socket
 import sys
 import threading
 import time
@@ -24,14 +23,9 @@ from pathlib import Path
 from typing import Self
 
 from dfflib import paths, profiles, report
-from dfflib.errors import DffError
+from dfflib.locks import held
 from dfflib.parameters import assign_parameters, find_notebooks, select
 from dfflib.report import Outcome
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs in one folder are not told apart
-    fcntl = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,7 @@ def reproduce(
     every = find_notebooks(notebooks)
     selected = select(every, only)
     passed = assign_parameters(selected, profile, parameters or {}, out_dir)
-    with _run_folder(profile, out_dir) as folder, _terminate_as_interrupt():
+    with held(profile, out_dir, "dfflib reproduce") as folder, _terminate_as_interrupt():
         common = _digest_of_code()
         tasks = [_task(path, passed[path], common) for path in selected]
         whole = not profiles.get(profile).shipped and not only and not parameters
@@ -355,33 +349,6 @@ class _Progress:
 
 
 # Guards.
-
-
-@contextlib.contextmanager
-def _run_folder(profile: str, out_dir: str | os.PathLike) -> Iterator[Path]:
-    """The run folder, held for this process alone. The lock is the operating system's: it ends with the process."""
-    try:
-        folder = paths.run_dir(profile, out_dir)
-        lock = open(folder / ".lock", "a+")
-    except OSError as error:
-        where = out_dir or paths.RUNS / profile
-        raise DffError(f"{where} cannot be the run folder ({error.strerror}): name another with --out-dir.") from None
-    with lock:
-        if fcntl:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                holder = lock.read().strip() or "another process"
-                advice = "wait for it, or name another folder with --out-dir"
-                raise DffError(f"{folder} is in use by {holder}: {advice}.") from None
-            except OSError:
-                pass  # a file system without locks
-        lock.truncate(0)
-        now = datetime.now().strftime("%Y-%m-%d %H:%M")
-        lock.write(f"`dfflib reproduce`, process {os.getpid()} on {socket.gethostname()}, since {now}")
-        lock.flush()
-        yield folder
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def plan(names: Iterable[str], profile: str) -> dict[Job, set[Job]]:
 
 def every_recipe() -> list[str]:
     """Names of all recipes whose data is on this machine."""
-    return [name for name in recipes.RECIPES if name != "camvid" or catalogue.find("camvid")]
+    return [name for name, recipe in recipes.RECIPES.items() if not recipe.needs or catalogue.find(recipe.needs)]
 
 
 def workers(jobs: int = 0) -> tuple[int, int]:

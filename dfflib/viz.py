@@ -106,6 +106,36 @@ def draw_arrows(axis: plt.Axes, frame: Tensor, flow: Tensor, step: int = 16) -> 
     )  # fmt: skip
 
 
+STATIONS = {
+    "decode": "#dddddd", "image": "#bbbbbb", "N_feat": "#444444", "remember": "#8ab6d6", "F": "#2a6f97", "W": "#d1603d",
+    "N_task": "#6a994e", "overlay": "#cfcfcf", "write": "#e8e8e8",
+}  # fmt: skip
+"""What happens to a frame, in order, each with its colour in `stations`."""
+
+
+def stations(rows: dict[str, dict[str, float]], width: float = 9.0) -> plt.Figure:
+    """Where the time of a frame goes: a bar for each kind of frame, a piece for each station.
+
+    Args:
+        rows: kind of frame -> station (of `STATIONS`) -> milliseconds; from top to bottom.
+        width: of the figure, in inches.
+    """
+    fig, axis = plt.subplots(figsize=(width, 0.9 + 0.45 * len(rows)))
+    left = np.zeros(len(rows))
+    for name, colour in STATIONS.items():
+        times = np.array([found.get(name, 0.0) for found in rows.values()])
+        if times.any():
+            here = times.nonzero()[0]
+            axis.barh(here, times[here], left=left[here], color=colour, label=name, edgecolor="white", linewidth=0.5)
+        left += times
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.invert_yaxis()
+    axis.set(xlabel="median time (ms)")
+    axis.grid(axis="y", visible=False)
+    axis.legend(ncols=len(STATIONS), fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    return fig
+
+
 def flow_key(max_motion: float, size: tuple[int, int] = (101, 101)) -> np.ndarray:
     """The colour wheel of ``flow_to_rgb`` as a picture: centre is no motion, the rim is ``max_motion`` pixels.
 

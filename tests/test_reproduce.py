@@ -15,8 +15,9 @@ import pytest
 
 from dfflib import paths, report
 from dfflib.errors import DffError
+from dfflib.locks import held
 from dfflib.parameters import convert, find_notebooks, select
-from dfflib.reproduce import _run_folder, reproduce
+from dfflib.reproduce import reproduce
 
 PARAMETERS = """\
 profile: str = "smoke"  # smoke, laptop, gpu or paper
@@ -186,10 +187,11 @@ def test_an_unreadable_notebook_is_named(tmp_path):
 def test_a_folder_in_use_is_refused_and_a_stale_lock_is_not(run, tmp_path):
     (tmp_path / ".lock").write_text("`dfflib reproduce`, process 1 on a machine that is off")
     holder = f"`dfflib reproduce`, process {os.getpid()} on "
-    with _run_folder("smoke", tmp_path), pytest.raises(DffError, match=f"in use by {holder}.*: wait for it"):
+    with (
+        held("smoke", tmp_path, "dfflib reproduce"),
+        pytest.raises(DffError, match=f"in use by {holder}.*: wait for it"),
+    ):
         reproduce(notebooks=run[0], out_dir=tmp_path)
-    with _run_folder("smoke", tmp_path):
-        pass
 
 
 def test_select_keeps_the_order_of_the_workbook(tmp_path):

@@ -122,6 +122,15 @@ def test_flow_key(max_motion):
             assert np.abs(colour.astype(int) - flow_to_rgb(vector, max_motion)[0, 0]).max() <= 1, "left is left"
 
 
+def test_stations_stand_end_to_end_in_their_order():
+    rows = {"other": {"write": 4.0, "F": 2.0, "decode": 1.0}, "key": {"N_feat": 8.0, "decode": 1.5}}
+    axis = viz.stations(rows).axes[0]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["other", "key"] and axis.yaxis_inverted()
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["decode", "N_feat", "F", "write"]
+    pieces = {(bar.get_y() > 0.5, bar.get_x()): bar.get_width() for bar in axis.patches}
+    assert pieces == {(False, 0): 1, (False, 1): 2, (False, 3): 4, (True, 0): 1.5, (True, 1.5): 8}
+
+
 @pytest.mark.parametrize("size", [(41, 97), (97, 41)])
 def test_a_flow_key_beside_pictures_is_as_large_as_they(size):
     wheel = viz.flow_key(3.0, size)

@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import FlyingChairs, KittiFlow, Sintel
 
 from dfflib.data.layout import Count, require
-from dfflib.data.pairs import Batch, generator
+from dfflib.data.pairs import Batch, below, generator
 from dfflib.data.video import to_tensor
 from dfflib.errors import DffError
 
@@ -170,17 +170,13 @@ class FlowPairs(Dataset):
         return Batch(parts["key"] / 255, parts["current"] / 255, flow=parts.get("flow"), valid=valid)
 
     def _sample(self, rng: torch.Generator) -> dict[str, Tensor]:
-        def draw(stop: int) -> int:
-            """A whole number below ``stop``."""
-            return int(torch.randint(stop, (1,), generator=rng))
-
-        index = draw(len(self))
+        index = below(len(self), rng)
         item = self[index]
-        height, width = item["current"].shape[-2:]
-        self._require_room((height, width), self.files[index][0])
-        top, left = draw(height - self.crop[0] + 1), draw(width - self.crop[1] + 1)
+        size = tuple(item["current"].shape[-2:])
+        self._require_room(size, self.files[index][0])
+        top, left = (below(side - crop + 1, rng) for side, crop in zip(size, self.crop))
         item = {name: part[..., top : top + self.crop[0], left : left + self.crop[1]] for name, part in item.items()}
-        if self.flip and draw(2):
+        if self.flip and below(2, rng):
             item = {name: part.flip(-1) for name, part in item.items()}
             if "flow" in item:
                 item["flow"][0] *= -1  # what moved right moves left in a mirror

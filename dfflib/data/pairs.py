@@ -47,6 +47,11 @@ def generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
 
 
+def below(stop: int, rng: torch.Generator) -> int:
+    """A random whole number from 0 to ``stop - 1``."""
+    return int(torch.randint(stop, (1,), generator=rng))
+
+
 class FramePairs:
     """Random pairs as in the paper, section 4: a labelled current frame i, and a key frame k with 0 <= i - k <= l - 1.
 
@@ -80,18 +85,13 @@ class FramePairs:
         return Batch(key, current, labels, is_key)
 
     def _sample(self, rng: torch.Generator) -> tuple[Tensor, ...]:
-        def draw(stop: int) -> int:
-            """A whole number below ``stop``."""
-            return int(torch.randint(stop, (1,), generator=rng))
-
-        c, current = self.frames[draw(len(self.frames))]
+        c, current = self.frames[below(len(self.frames), rng)]
         clip = self.clips[c]
-        key = max(current - draw(self.max_interval), self.shots[c].start_of(current))
-        height, width = clip.size
-        top, left = draw(height - self.crop[0] + 1), draw(width - self.crop[1] + 1)
+        key = max(current - below(self.max_interval, rng), self.shots[c].start_of(current))
+        top, left = (below(side - crop + 1, rng) for side, crop in zip(clip.size, self.crop))
         window = (..., slice(top, top + self.crop[0]), slice(left, left + self.crop[1]))
         parts = [clip.frames[key][window] / 255, clip.frames[current][window] / 255, clip.masks[current][window]]
-        if self.flip and draw(2):
+        if self.flip and below(2, rng):
             parts = [part.flip(-1) for part in parts]
         return *parts, torch.tensor(key == current)
 
