@@ -198,22 +198,21 @@ def bench(
     work = len(flows) * (1 + len(intervals)) + len(alternatives) + len(WARPS)
     with tqdm(total=work, disable=not progress, leave=False) as bar, tempfile.TemporaryDirectory() as name:
         video = made_video(Path(name) / "made.mp4", size, frames)
+        short = made_video(Path(name) / "short.mp4", size, min(frames, 10))  # for the network on every frame
         with read_stream(video) as stream:
             pictures = list(itertools.islice(stream, max(2, interval)))
         rows = [_row("decode", "frame", decode_ms(video, frames))]
         rows.append(_row("write", "frame", write_ms(pictures, Path(name))))
-        every = None  # frames per second of the network on every frame: the same whatever the flow
         for flow in flows:
             bar.set_description(flow)
             engine = Engine(prepare(model(flow, feature_net), device))
             times = parts(engine, pictures, repeats) | {"overlay": overlay_ms(pictures[0], repeats)}
             rows += [_row(flow, metric, value, of=interval) for metric, value in times.items()]
             bar.update()
+            fps = _pipelines(engine, {n: short if n == 1 else video for n in intervals})
             for n in intervals:
-                fps = every if n == 1 and every else _pipeline_fps(engine, video, n)
-                every = every or fps
-                rows += _speed_rows(flow, n, fps, every, times)
-                bar.update()
+                rows += _speed_rows(flow, n, fps[n], fps[1], times)
+            bar.update(len(intervals))
         for shape in WARPS:
             rows += [_row(f"warp {shape}", kind, ms) for kind, ms in warp_share(shape, device, repeats).items()]
             bar.update()
@@ -242,10 +241,14 @@ def _speed_rows(flow: str, interval: int, fps: float, every: float, times: dict[
     ]
 
 
-def _pipeline_fps(engine: Engine, video: Path, interval: int) -> float:
-    """Frames per second from file to file, the median of three runs."""
-    out = video.with_name("out.mp4")
-    return statistics.median(segment_video(video, out, interval, engine, progress=False).fps for _ in range(3))
+def _pipelines(engine: Engine, videos: dict[int, Path], rounds: int = 3) -> dict[int, float]:
+    """Frames per second from file to file by interval, medians; intervals take turns, for machines change meanwhile."""
+    found: dict[int, list[float]] = {interval: [] for interval in videos}
+    for _ in range(rounds):
+        for interval, video in videos.items():
+            done = segment_video(video, video.with_name("out.mp4"), interval, engine, progress=False)
+            found[interval].append(done.fps)
+    return {interval: statistics.median(fps) for interval, fps in found.items()}
 
 
 def summary(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
