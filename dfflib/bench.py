@@ -25,9 +25,10 @@ from dfflib.dff import DeepFeatureFlow, build
 from dfflib.errors import DffError
 from dfflib.evaluate import tidy, write_results
 from dfflib.flops import CLASSES, TABLE2_FLOWS
-from dfflib.inference import prepare
+from dfflib.inference import keep_memory, prepare
 from dfflib.profiles import versions
-from dfflib.stream import Engine, flow_source, segment_video
+from dfflib.schedule import FixedInterval
+from dfflib.stream import Engine, flow_source, predictions, segment_video
 from dfflib.timing import median_ms, medians_ms, parts, speedup
 from dfflib.viz import save
 from dfflib.warp import base_grid, warp
@@ -89,23 +90,23 @@ def decode_ms(video: str | os.PathLike, count: int) -> float:
     return median_ms(read, 3, 1) / count
 
 
-def overlay_ms(frame: Tensor, repeats: int = 9) -> float:
-    """Milliseconds to paint labels over a frame; labels in large patches, as networks give them."""
-    rows, columns = frame.shape[-2:]
-    labels = torch.arange(rows)[:, None] // 32 + torch.arange(columns) // 32
-    return median_ms(lambda: overlay(frame, labels % CLASSES), repeats)
-
-
-def write_ms(frames: list[Tensor], folder: Path, count: int = 30) -> float:
-    """Milliseconds to encode one frame (H.264)."""
+def painting_ms(engine: Engine, frames: list[Tensor], folder: Path, repeats: int = 9) -> dict[str, float]:
+    """Milliseconds for a frame after its labels are known: ``overlay`` and ``write`` (H.264, of what was painted)."""
+    results = predictions(engine, frames, FixedInterval(len(frames)), mode="batched")
+    labels = [result.labels for result in results]
+    painted = [overlay(frame, found) for frame, found in zip(frames, labels, strict=True)]
+    count = 3 * len(painted)
 
     def write() -> None:
         """A whole file, once."""
-        with VideoWriter(folder / "written.mp4", 25, tuple(frames[0].shape[-2:])) as writer:
+        with VideoWriter(folder / "written.mp4", 25, painted[0].shape[:2]) as writer:
             for n in range(count):
-                writer.write(frames[n % len(frames)])
+                writer.write(painted[n % len(painted)])
 
-    return median_ms(write, 3, 1) / count
+    return {
+        "overlay": median_ms(lambda: overlay(frames[-1], labels[-1]), repeats),
+        "write": median_ms(write, 3, 1) / count,
+    }
 
 
 def warp_share(shape: tuple[int, int, int, int], device: str = "cpu", repeats: int = 9) -> dict[str, float]:
@@ -150,8 +151,8 @@ def warp_share(shape: tuple[int, int, int, int], device: str = "cpu", repeats: i
             "warp": lambda: warp(features, flow),
             "grid_sample": lambda: sample(plain, flow),
         }
-        times = medians_ms(calls, repeats, in_a_row=3)
-    return times | medians_ms(ways, repeats, in_a_row=3)
+        times = medians_ms(calls, repeats, in_a_row=5)
+    return times | medians_ms(ways, repeats, in_a_row=5)
 
 
 def alternative_ms(name: str, size: tuple[int, int], device: str = "cpu", repeats: int = 5) -> float:
@@ -187,9 +188,10 @@ def bench(
         progress: show a bar.
 
     Returns:
-        Tidy rows. Methods ``FlowNet`` and so on: metrics as in `parts`, ``fps`` for each interval (whole pipeline, decoding and
-        writing included), ``speedup_measured`` (fps over fps at l = 1) and ``speedup_predicted`` (eq. 7, from ``key`` and
-        ``non-key``). Methods ``decode``, ``write``; ``warp (shape)``; the alternatives, metric ``frame``.
+        Tidy rows. Methods ``FlowNet`` and so on: metrics as in `dfflib.timing.parts` and `painting_ms`, ``fps`` for each
+        interval (whole pipeline, decoding and writing included), ``speedup_measured`` (fps over fps at l = 1) and
+        ``speedup_predicted`` (eq. 7, from ``key`` and ``non-key``).
+        Methods ``decode``; ``warp (shape)``; the alternatives, metric ``frame``.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if threads:
@@ -202,20 +204,20 @@ def bench(
         with read_stream(video) as stream:
             pictures = list(itertools.islice(stream, max(2, interval)))
         rows = [_row("decode", "frame", decode_ms(video, frames))]
-        rows.append(_row("write", "frame", write_ms(pictures, Path(name))))
+        keep_memory()
+        for shape in WARPS:
+            rows += [_row(f"warp {shape}", kind, ms) for kind, ms in warp_share(shape, device, repeats).items()]
+            bar.update()
         for flow in flows:
             bar.set_description(flow)
             engine = Engine(prepare(model(flow, feature_net), device))
-            times = parts(engine, pictures, repeats) | {"overlay": overlay_ms(pictures[0], repeats)}
+            times = parts(engine, pictures, repeats) | painting_ms(engine, pictures, Path(name), repeats)
             rows += [_row(flow, metric, value, of=interval) for metric, value in times.items()]
             bar.update()
             fps = _pipelines(engine, {n: short if n == 1 else video for n in intervals})
             for n in intervals:
                 rows += _speed_rows(flow, n, fps[n], fps[1], times)
             bar.update(len(intervals))
-        for shape in WARPS:
-            rows += [_row(f"warp {shape}", kind, ms) for kind, ms in warp_share(shape, device, repeats).items()]
-            bar.update()
         for other in alternatives:
             rows.append(_row(other, "frame", alternative_ms(other, size, device, max(3, repeats // 2))))
             bar.update()
@@ -261,8 +263,7 @@ def summary(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     ours = table[table["method"].isin(flows)]
     times = ours[ours["unit"] == "ms"]
     times = times.pivot(index="method", columns="metric", values="value").loc[flows, times["metric"].unique()]
-    for name in ("decode", "write"):
-        times[name] = table.loc[table["method"] == name, "value"].iloc[0]
+    times["decode"] = table.loc[table["method"] == "decode", "value"].iloc[0]
     times["whole"] = times[["decode", "non-key", "overlay", "write"]].sum(axis=1)
     times["overhead"] = 1 - times[["F", "N_task"]].sum(axis=1) / times["whole"]
     times["r"] = times["non-key"] / times["key"]

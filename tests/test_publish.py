@@ -92,10 +92,9 @@ def test_the_ledger_in_the_repository_is_made_of_its_result_files(tmp_path):
 def test_the_table_of_speed_names_every_row_and_its_ratio():
     made = [
         ("decode", "frame", None, 1.0, "ms"),
-        ("write", "frame", None, 3.0, "ms"),
         ("lraspp_mobilenet_v3_large", "frame", None, 50.0, "ms"),
     ]
-    parts = ("image", "N_feat", "remember", "F", "W", "N_task", "N_task, coarse", "overlay", "non-key online")
+    parts = ("image", "N_feat", "remember", "F", "W", "N_task", "N_task, coarse", "overlay", "write", "non-key online")
     for flow, ms in (("FlowNet", 50.0), ("FlowNet Half", 25.0)):
         made += [(flow, part, 10, 1.0, "ms") for part in parts] + [
             (flow, "key", 10, 400.0, "ms"),
