@@ -189,8 +189,10 @@ def write_gif(path: str | Path, frames: list[np.ndarray], fps: float = 10.0, col
 
 def image_tag(path: str | Path) -> str:
     """A picture file as an element of a page with the picture inside: pages export animations in no other way."""
-    kind = Path(path).suffix.lstrip(".").lower()
-    return f'<img src="data:image/{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode()}" alt="{Path(path).name}">'
+    path = Path(path)
+    data = base64.b64encode(path.read_bytes()).decode()
+    kind = path.suffix.lstrip(".").lower()
+    return f'<img src="data:image/{kind};base64,{data}" alt="{path.name}" style="max-width: 100%">'
 
 
 def maps(values, titles=(), unit: str = "", limit: float | None = None, columns: int | None = None, width: float = 11.0,

@@ -143,7 +143,7 @@ def test_a_flow_key_beside_pictures_is_as_large_as_they(size):
 def test_a_picture_inside_a_page(tmp_path):
     path = viz.write_gif(tmp_path / "a.gif", [FRAME.permute(1, 2, 0).numpy()] * 2)
     tag = viz.image_tag(path)
-    encoded = re.fullmatch(r'<img src="data:image/gif;base64,([^"]+)" alt="a.gif">', tag)[1]
+    encoded = re.fullmatch(r'<img src="data:image/gif;base64,([^"]+)" alt="a.gif" style="max-width: 100%">', tag)[1]
     assert base64.b64decode(encoded) == path.read_bytes()
 
 
