@@ -99,6 +99,12 @@ def parts(engine: Engine, frames: list[Tensor], repeats: int = 9) -> dict[str, f
         return {name: times[name] / share for name, (_, share) in calls.items()}
 
 
+def by_kind(times: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Of what `parts` found, the stations that each kind of frame passes: ``non-key frame`` and ``key frame``."""
+    stations = {"non-key frame": ("image", "F", "W", "N_task"), "key frame": ("image", "N_feat", "remember", "N_task")}
+    return {kind: {name: times[name] for name in names} for kind, names in stations.items()}
+
+
 def measured_speedup(engine: Engine, frames: list[Tensor], key_ms: float, repeats: int = 3) -> float:
     """How much faster than every frame by itself: as many key frames' time as there are frames, over that of the interval.
 

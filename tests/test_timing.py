@@ -81,6 +81,13 @@ def test_parts_are_per_frame(clock, engine, monkeypatch):
     assert {name: times[name] for name in expected} == pytest.approx(expected)
 
 
+def test_stations_of_a_kind_are_what_it_is_made_of():
+    model = build(**SMALL).eval()
+    kinds = timing.by_kind(timing.parts(Engine(model), timing.random_frames(2, (24, 30)), repeats=1))
+    assert list(kinds["non-key frame"]) == ["image", "F", "W", "N_task"]
+    assert list(kinds["key frame"]) == ["image", "N_feat", "remember", "N_task"]
+
+
 def test_parts_of_any_flow_source_and_real_times():
     model = build(**SMALL).eval()
     frames = timing.random_frames(2, (24, 30))
