@@ -29,7 +29,7 @@ def held(profile: str, out_dir: str | os.PathLike, command: str) -> Iterator[Pat
     """
     try:
         folder = paths.run_dir(profile, out_dir)
-        lock = open(folder / ".lock", "a+")
+        lock = open(folder / ".lock", "a+", encoding="utf-8")
     except OSError as error:
         where = out_dir or paths.RUNS / profile
         raise DffError(f"{where} cannot be the run folder ({error.strerror}): name another with --out-dir.") from None

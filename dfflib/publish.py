@@ -48,9 +48,9 @@ def publish(profile: str = "laptop", out_dir: str | os.PathLike = "") -> list[Pa
     for path in sorted((run / "results").glob("*.csv")):
         written += _copy(path, FIGURES / "results")
     written.append(claims.write_ledger(FIGURES / "results", FIGURES / "claims.md", profile))
-    for name in re.findall(r"figures/([\w.-]+\.(?:png|gif))", README.read_text()):
+    for name in re.findall(r"figures/([\w.-]+\.(?:png|gif))", README.read_text(encoding="utf-8")):
         written += _copy(run / "figures" / name, FIGURES)
-    before = README.read_text()
+    before = README.read_text(encoding="utf-8")
     if (renewed := with_results(before)) != before:
         written.append(write_atomically(README, renewed))
     return written

@@ -136,13 +136,15 @@ def machine() -> dict[str, str]:
 
 def torch_version() -> str:
     """Version of torch with its build (``2.15.0+cu132``), read from its source: importing torch takes seconds."""
-    text = Path(find_spec("torch").origin).with_name("version.py").read_text()
+    text = Path(find_spec("torch").origin).with_name("version.py").read_text(encoding="utf-8")
     return re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE)[1]
 
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
+    names = (
+        re.findall(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else []
+    )
     return names[0] if names else platform.processor() or platform.machine()
 
 
@@ -152,7 +154,9 @@ def _gpu() -> str:
     asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
         names = (
-            subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False).stdout.strip().splitlines()
+            subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False, encoding="utf-8")
+            .stdout.strip()
+            .splitlines()
         )
     except (OSError, subprocess.SubprocessError):
         names = []

@@ -151,7 +151,7 @@ def _files(folder: Path, name: str) -> dict[str, Path]:
 def _read_state(file: Path) -> dict:
     """What the last successful run noted; empty if there was none, or if the file is damaged (then it runs again)."""
     try:
-        state = json.loads(file.read_text())
+        state = json.loads(file.read_text(encoding="utf-8"))
         return state if {"key", "seconds", "outputs"} <= state.keys() else {}
     except (OSError, ValueError, AttributeError):
         return {}
@@ -292,10 +292,10 @@ def _this_python() -> type:
 
 def _drop_machine_paths(notebook: Path) -> None:
     """Papermill notes absolute paths; a notebook that is passed on should not carry them."""
-    content = json.loads(notebook.read_text())
+    content = json.loads(notebook.read_text(encoding="utf-8"))
     for name in ("input_path", "output_path"):
         content["metadata"].get("papermill", {}).pop(name, None)
-    notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _describe(name: str, error: Exception) -> str:

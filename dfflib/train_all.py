@@ -203,7 +203,8 @@ class _Crew:
             process, log, began = self.running.pop(job)
             if process.returncode:
                 last = (
-                    log.read_text(errors="replace").replace("\r", "\n").strip().splitlines() or ["it said nothing"]
+                    log.read_text(errors="replace", encoding="utf-8").replace("\r", "\n").strip().splitlines()
+                    or ["it said nothing"]
                 )[-1]
                 raise DffError(f"training {job.name} failed: {last.removeprefix('error: ')} (all it said is in {log}).")
             self.say(f"[training] {job.name}: done in {time.perf_counter() - began:.0f} s")

@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
     save_checkpoint(here / "flow.safetensors", build(**SMALL), SMALL, parts=("flow_source.",))
     good = (here / "good.safetensors").read_bytes()
     (here / "damaged.safetensors").write_bytes(good[: len(good) // 2])
-    (here / "text.safetensors").write_text("not weights")
+    (here / "text.safetensors").write_text("not weights", encoding="utf-8")
     write_video(here / "good.mp4", frames(6))
     write_video(here / "one.mp4", frames(1))
     write_video(here / "tiny.mp4", frames(6, (2, 2)))
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
         track = container.add_stream("libx264", rate=10)
         track.width, track.height, track.pix_fmt = 40, 32, "yuv420p"
         container.start_encoding()
-    (here / "notes.mp4").write_text("not a video\n" * 30)
+    (here / "notes.mp4").write_text("not a video\n" * 30, encoding="utf-8")
     (here / "zero.mp4").write_bytes(b"")
     (here / "no_images").mkdir()
     images(here / "mixed", [(20, 30), (20, 30), (22, 30)])
@@ -160,7 +160,7 @@ def test_names_and_numbers(folder, tmp_path, arguments, said):
 def test_the_installed_command_says_the_same(folder, tmp_path):
     command = [sys.executable, "-m", "dfflib", "segment", str(folder / "cut.mp4"), "--checkpoint",
                str(folder / "good.safetensors"), "--out", str(tmp_path / "out.mp4")]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100, encoding="utf-8")
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and "cut.mp4" in result.stderr
     assert list(tmp_path.iterdir()) == []

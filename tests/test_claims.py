@@ -96,7 +96,7 @@ def test_one_is_exactly_one():
 
 def test_no_published_number_is_typed_in_code():
     typed = {number for m in (claims, claim_rules, published) for number in re.findall(r"\d+\.\d+", getsource(m))}
-    text = "".join((PUBLISHED / f"{paper}.csv").read_text() for paper in PAPERS)
+    text = "".join((PUBLISHED / f"{paper}.csv").read_text(encoding="utf-8") for paper in PAPERS)
     assert not typed & set(re.findall(r"\d+\.\d+", text))
 
 
@@ -265,7 +265,7 @@ def test_ledger_of_nothing_and_of_damaged_files(tmp_path):
     table = ledger(tmp_path / "absent")
     assert list(table["id"]) == list(ALL) and set(table["verdict"]) == {"not run"}
     for text in ("", "method,value\nDFF,1\n", ",".join(COLUMNS) + "\n" + "x," * (len(COLUMNS) - 1) + "x\n"):
-        (tmp_path / "08_methods.csv").write_text(text)
+        (tmp_path / "08_methods.csv").write_text(text, encoding="utf-8")
         with pytest.raises(DffError, match="08_methods.csv is no file of results"):
             ledger(tmp_path)
 
@@ -275,7 +275,7 @@ def test_ledger_of_nothing_and_of_damaged_files(tmp_path):
 
 def test_page_is_a_table_that_says_what_ours_means(tmp_path):
     folder = save(tmp_path / "laptop" / "results", CASES["fix-f"][0] | CASES["flops-flownet"][1])
-    page = write_ledger(folder, tmp_path / "claims.md").read_text()
+    page = write_ledger(folder, tmp_path / "claims.md").read_text(encoding="utf-8")
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(ALL)
     assert {len(re.split(r"(?<!\\)\|", line)) for line in table} == {10}
@@ -291,4 +291,4 @@ def test_page_is_a_table_that_says_what_ours_means(tmp_path):
     ):
         assert part in row
     assert "never on Cityscapes or ImageNet VID" in page.splitlines()[-1]
-    assert page == write_ledger(folder, tmp_path / "again.md").read_text() and page.endswith(".\n")
+    assert page == write_ledger(folder, tmp_path / "again.md").read_text(encoding="utf-8") and page.endswith(".\n")

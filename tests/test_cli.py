@@ -48,7 +48,9 @@ def summary(*failed: str):
 def test_help_is_quick_and_imports_no_torch():
     code = "import sys, dfflib.cli as c\ntry: c.main(['--help'])\nfinally: print('torch' in sys.modules)"
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert time.perf_counter() - began < 5  # 0.2 s on an idle machine
     assert done.stdout.strip().endswith("False"), done.stderr
     for command in ("reproduce", "segment", "train", "evaluate"):
@@ -58,7 +60,12 @@ def test_help_is_quick_and_imports_no_torch():
 def test_version_also_as_a_module():
     assert call("--version").output == f"dfflib, version {__version__}\n"
     done = subprocess.run(
-        [sys.executable, "-m", "dfflib", "--version"], cwd=paths.ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dfflib", "--version"],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
     )
     assert done.stdout == f"dfflib, version {__version__}\n"
 

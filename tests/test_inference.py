@@ -110,7 +110,12 @@ def test_memory_that_is_kept_is_not_asked_for_again():
     def pages(how: str) -> int:
         """Pages that the system had to hand out for blocks which were there before."""
         done = subprocess.run(
-            [sys.executable, "-c", PAGES, how], cwd=paths.ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "-c", PAGES, how],
+            cwd=paths.ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            encoding="utf-8",
         )
         return int(done.stdout)
 

@@ -33,7 +33,7 @@ def test_held_by_another_process_until_it_is_killed(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == [".lock"], "nothing was begun"
         other.kill()
     with held("smoke", tmp_path, "dfflib train-all") as folder:
-        assert folder == tmp_path and "`dfflib train-all`" in (tmp_path / ".lock").read_text()
+        assert folder == tmp_path and "`dfflib train-all`" in (tmp_path / ".lock").read_text(encoding="utf-8")
 
 
 def test_it_ends_with_the_block_also_by_an_error(tmp_path):

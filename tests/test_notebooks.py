@@ -20,7 +20,9 @@ COURSE = [
 
 def cells(path, kind):
     """Sources of the cells of one kind."""
-    return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+    return [
+        "".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind
+    ]
 
 
 def code_lines(source):
@@ -34,7 +36,7 @@ def test_the_course_is_complete():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 class TestAnatomy:
     def test_parameters_are_typed_literals_with_a_comment(self, path):
-        book = json.loads(path.read_text())["cells"]
+        book = json.loads(path.read_text(encoding="utf-8"))["cells"]
         tagged = [n for n, c in enumerate(book) if "parameters" in c["metadata"].get("tags", [])]
         assert len(tagged) == 1 and tagged[0] < 10
         source = "".join(book[tagged[0]]["source"])
@@ -63,7 +65,7 @@ class TestAnatomy:
         assert sum(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree) <= 2
 
     def test_it_is_committed_clean(self, path):
-        for cell in json.loads(path.read_text())["cells"]:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             assert not cell.get("outputs") and not cell.get("execution_count")
 
 

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 import dfflib
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MAX_BYTES = 5_000_000
 MAX_CHECKPOINT_BYTES = 40_000_000  # all shipped checkpoints together
 
@@ -37,13 +37,13 @@ DIRECT = RUNTIME | requirements(PROJECT["optional-dependencies"]["dev"])
 
 def conda() -> tuple[list[str], list[str]]:
     """The conda and the pip lines of environment.yml."""
-    lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     (pip,) = [line["pip"] for line in lines if isinstance(line, dict)]
     return [line for line in lines if isinstance(line, str)], pip
 
 
 def pins() -> dict[str, str]:
-    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
     found = dict(line.split("==") for line in lines if line)
     assert all(name == canonicalize_name(name) for name in found)
     return found
@@ -54,7 +54,7 @@ def committed(pattern: str = "*") -> list[Path]:
     git = ["git", "-c", "safe.directory=*", "-C", str(ROOT)]  # CI may run as another user than the owner
     if (ROOT / ".git").exists():
         command = [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", pattern]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True)
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
         return [path for name in set(listed.stdout.split("\0")) if name and (path := ROOT / name).is_file()]
     ignored = {".venv", "runs", ".git"}
     return [path for path in ROOT.rglob(pattern) if path.is_file() and ignored.isdisjoint(path.parts)]
@@ -74,7 +74,7 @@ def test_environment_agrees_with_pyproject():
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "environment.yml"])
 def test_every_package_says_what_it_is_for(name):
-    lines = (ROOT / name).read_text().splitlines()
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     for package in DIRECT:
         (at,) = [i for i, line in enumerate(lines) if re.match(rf"""\s+(- )?["']?{re.escape(package)}\b[^-]""", line)]
         comment = lines[at].partition(" # ")[2] or lines[at - 1].strip().removeprefix("#")
@@ -97,7 +97,7 @@ def test_ranges_reach_down_to_the_torch_of_a_gpu_machine():
 def test_every_imported_package_is_a_direct_dependency():
     distributions = packages_distributions()
     for path in (ROOT / "dfflib").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
@@ -108,7 +108,7 @@ def test_every_imported_package_is_a_direct_dependency():
 
 def test_version_and_command():
     assert re.fullmatch(r"\d+\.\d+\.\d+", dfflib.__version__)
-    assert dfflib.__version__ in (ROOT / "CHANGELOG.md").read_text()
+    assert dfflib.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert PROJECT["scripts"] == {"dfflib": "dfflib.cli:main"}
 
 
@@ -120,7 +120,7 @@ def test_top_level(name):
 
 
 def test_citation():
-    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= cited.keys()
     assert (cited["version"], cited["license"]) == (dfflib.__version__, PROJECT["license"])
     (paper,) = cited["references"]
@@ -129,13 +129,13 @@ def test_citation():
 
 
 def test_make_help_prints_every_target():
-    rules = re.findall(r"^([A-Za-z][\w-]*)\s*:(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    rules = re.findall(r"^([A-Za-z][\w-]*)\s*:(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert {"reproduce", "test", "lab", "help", "format", "lint", "clean"} <= set(rules)
     # Without the variables of the `make test` that may be running these tests.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     for goal in ([], ["help"]):
         command = ["make", "-C", str(ROOT), *goal]
-        shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, encoding="utf-8")
         for rule in rules:
             assert re.search(rf"^  {rule}  +\w", shown.stdout, re.MULTILINE), f"make help leaves out {rule}"
 
@@ -143,15 +143,15 @@ def test_make_help_prints_every_target():
 def test_continuous_integration_runs_make_test_and_nothing_else():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    lines = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    lines = [line for line in script.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     assert lines[0] == "set -euo pipefail" and lines[1].startswith("cd ") and lines[2:] == ["make test"]
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     assert [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step] == [".ci/run"]
     assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
 
 
 def test_hooks_use_the_tested_ruff():
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     (ruff,) = [repo for repo in hooks if "ruff" in repo["repo"]]
     assert ruff["rev"] == f"v{pins()['ruff']}"
 
@@ -170,3 +170,16 @@ def test_no_large_files():
     weights = {name: size for name, size in large.items() if name.startswith("data/checkpoints/")}
     assert sum(weights.values()) <= MAX_CHECKPOINT_BYTES, weights
     assert not {name: size for name, size in large.items() if size > MAX_BYTES and name not in weights}
+
+
+def test_text_is_utf8_wherever_it_is_read_or_written():
+    """PLW1514 sees only what is plainly a path; this sees every call by its name."""
+    for path in sorted([*(ROOT / "dfflib").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name, given = getattr(node.func, "attr", getattr(node.func, "id", "")), len(node.args)
+                named = any(word.arg in ("encoding", None) for word in node.keywords)
+                text = (name == "read_text" and not given) or (name == "write_text" and given < 2)
+                if name == "open" and isinstance(node.func, ast.Name):
+                    text = given < 2 or "b" not in node.args[1].value
+                assert named or not text, f"{path.relative_to(ROOT)}:{node.lineno} leaves the encoding to the locale"

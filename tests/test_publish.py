@@ -54,12 +54,14 @@ def test_methods_are_averaged_over_offsets_first_and_over_seeds_then():
 
 
 def test_readme_table_is_generated():
-    readme = publish.README.read_text()
+    readme = publish.README.read_text(encoding="utf-8")
     assert publish.with_results(readme) == readme, "run `dfflib publish` again"
 
 
 def test_checkpoint_table_is_generated():
-    assert (publish.CHECKPOINTS / "README.md").read_text() == publish.checkpoint_table(), "run `dfflib publish` again"
+    assert (publish.CHECKPOINTS / "README.md").read_text(encoding="utf-8") == publish.checkpoint_table(), (
+        "run `dfflib publish` again"
+    )
     assert {path.stem for path in publish.CHECKPOINTS.glob("*.safetensors")} == set(publish.SHIPPED)
 
 
@@ -72,11 +74,11 @@ def test_publish_copies_what_a_run_made(tmp_path, monkeypatch):
     run, repo = tmp_path / "run", tmp_path / "repo"
     (run / "results").mkdir(parents=True)
     (run / "figures").mkdir()
-    (run / "results" / "03_x.csv").write_text("a\n1\n")
+    (run / "results" / "03_x.csv").write_text("a\n1\n", encoding="utf-8")
     (run / "figures" / "00_a.png").write_bytes(b"picture")
     (run / "figures" / "00_unused.png").write_bytes(b"picture")
     repo.mkdir()
-    (repo / "README.md").write_text("![a](figures/00_a.png)")
+    (repo / "README.md").write_text("![a](figures/00_a.png)", encoding="utf-8")
     monkeypatch.setattr(publish, "README", repo / "README.md")
     monkeypatch.setattr(publish, "FIGURES", repo / "figures")
     monkeypatch.setattr(publish, "CHECKPOINTS", repo / "checkpoints")
@@ -85,8 +87,8 @@ def test_publish_copies_what_a_run_made(tmp_path, monkeypatch):
 
 
 def test_the_ledger_in_the_repository_is_made_of_its_result_files(tmp_path):
-    shown = (FIGURES / "claims.md").read_text()
-    assert write_ledger(FIGURES / "results", tmp_path / "claims.md", "laptop").read_text() == shown
+    shown = (FIGURES / "claims.md").read_text(encoding="utf-8")
+    assert write_ledger(FIGURES / "results", tmp_path / "claims.md", "laptop").read_text(encoding="utf-8") == shown
 
 
 def test_the_table_of_speed_names_every_row_and_its_ratio():

@@ -78,7 +78,7 @@ def test_a_notebook_runs_with_this_interpreter_and_its_parameters(run):
     assert executed.cells[-1].outputs[0].text.split() == [sys.executable, "3", "0.5"]
     assert len(executed.cells) == 5  # heading, parameters, those injected, the exercise, and the last; no error marks
     assert executed.cells[3].outputs[0].evalue == "yours"
-    state = json.loads((out / "state" / "00_first.json").read_text())
+    state = json.loads((out / "state" / "00_first.json").read_text(encoding="utf-8"))
     assert state["parameters"] == {"profile": "smoke", "out_dir": str(out), "seed": 3}
     assert state["outputs"] == ["figures/00_picture.png", "results/00_table.csv"]
     assert {"key", "seconds", "finished", "versions"} <= state.keys()
@@ -98,7 +98,7 @@ def test_a_failing_notebook_is_named_kept_and_does_not_stop_the_others(run):
 
 def test_the_index_shows_notebooks_figures_and_tables_and_needs_no_network(run):
     _, out, summary = run
-    page = summary.index.read_text()
+    page = summary.index.read_text(encoding="utf-8")
     assert summary.index == out / "index.html"
     assert '<a href="html/00_first.html">00. First &amp; foremost</a>' in page
     assert "What it shows in one line." in page and "And more" not in page
@@ -109,7 +109,7 @@ def test_the_index_shows_notebooks_figures_and_tables_and_needs_no_network(run):
 
 
 def test_notebook_pages_wait_for_nothing_from_the_network(run):
-    page = (run[1] / "html" / "00_first.html").read_text()
+    page = (run[1] / "html" / "00_first.html").read_text(encoding="utf-8")
     assert '<script src="http' not in page and "require.min.js" not in page and "mathjax" not in page.lower()
 
 
@@ -138,7 +138,7 @@ def test_what_is_done_is_skipped_until_something_changes(run, tmp_path, monkeypa
     for name in ("notebooks/00_first.ipynb", "html/00_first.html", "figures/00_picture.png", "state/00_first.json"):
         (out / name).unlink()
         assert again() and not again(), name
-    (out / "state" / "00_first.json").write_text("{ damaged")
+    (out / "state" / "00_first.json").write_text("{ damaged", encoding="utf-8")
     assert again() and not again()
     checkpoints = tmp_path / "checkpoints"
     checkpoints.mkdir()
@@ -149,7 +149,7 @@ def test_what_is_done_is_skipped_until_something_changes(run, tmp_path, monkeypa
     (package / "data").mkdir(parents=True)
     monkeypatch.setattr("dfflib.reproduce.__file__", str(package / "reproduce.py"))
     assert again() and not again()
-    (package / "data" / "new.py").write_text("# source")
+    (package / "data" / "new.py").write_text("# source", encoding="utf-8")
     assert again() and not again()
     changed = nbformat.read(notebooks / "00_first.ipynb", as_version=4)
     changed.cells[-1].source += "# changed"
@@ -173,19 +173,19 @@ def test_bad_requests_are_refused_before_anything_runs(run, tmp_path, options, w
 
 
 def test_a_file_is_no_run_folder(run, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(DffError, match="cannot be the run folder .*--out-dir"):
         reproduce(notebooks=run[0], out_dir=tmp_path / "file")
 
 
 def test_an_unreadable_notebook_is_named(tmp_path):
-    (tmp_path / "00_cut.ipynb").write_text('{"cells": [')
+    (tmp_path / "00_cut.ipynb").write_text('{"cells": [', encoding="utf-8")
     with pytest.raises(DffError, match="00_cut.ipynb is not a readable notebook"):
         reproduce(notebooks=tmp_path, out_dir=tmp_path / "run")
 
 
 def test_a_folder_in_use_is_refused_and_a_stale_lock_is_not(run, tmp_path):
-    (tmp_path / ".lock").write_text("`dfflib reproduce`, process 1 on a machine that is off")
+    (tmp_path / ".lock").write_text("`dfflib reproduce`, process 1 on a machine that is off", encoding="utf-8")
     holder = f"`dfflib reproduce`, process {os.getpid()} on "
     with (
         held("smoke", tmp_path, "dfflib reproduce"),
@@ -226,7 +226,11 @@ def test_values_of_another_type_are_refused(annotation, given):
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that ended, and whose parent has not asked yet, does not."""
     asked = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+        ["ps", "-o", "stat=", "-p", str(pid)],
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
     ).stdout.strip()
     return bool(asked) and not asked.startswith("Z")
 
@@ -255,12 +259,18 @@ def test_ctrl_c_stops_the_kernel_and_the_same_command_continues(tmp_path, kernel
 
     def start():
         return subprocess.Popen(
-            command, env=environment, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            env=environment,
+            start_new_session=True,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
         )
 
     process, pid_file = start(), out / "kernel.pid"
-    wait_until(lambda: pid_file.is_file() and pid_file.read_text())
-    kernel = int(pid_file.read_text())
+    wait_until(lambda: pid_file.is_file() and pid_file.read_text(encoding="utf-8"))
+    kernel = int(pid_file.read_text(encoding="utf-8"))
     assert is_alive(kernel)
     if kernel_too:
         os.kill(kernel, signal.SIGINT)
@@ -291,10 +301,10 @@ def test_a_killed_run_leaves_no_kernel_and_no_lock(tmp_path):
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(paths.ROOT)}, stderr=subprocess.DEVNULL
     )
     pid_file = tmp_path / "run" / "kernel.pid"
-    wait_until(lambda: pid_file.is_file() and pid_file.read_text())
+    wait_until(lambda: pid_file.is_file() and pid_file.read_text(encoding="utf-8"))
     process.kill()
     process.wait()
-    wait_until(lambda: not is_alive(int(pid_file.read_text())), 10)
+    wait_until(lambda: not is_alive(int(pid_file.read_text(encoding="utf-8"))), 10)
     (tmp_path / "run" / "go on").touch()
     assert not reproduce(notebooks=tmp_path, out_dir=tmp_path / "run", progress=False).failed
 
@@ -302,8 +312,10 @@ def test_a_killed_run_leaves_no_kernel_and_no_lock(tmp_path):
 def test_tables_name_constant_columns_once_and_fold_long_tables(tmp_path):
     (tmp_path / "results").mkdir()
     rows = "\n".join(f"warp,<b>DFF</b>,{n},{n / 3},," for n in range(20))
-    (tmp_path / "results" / "02_long.csv").write_text(f"experiment,method,offset,value,seconds,device\n{rows}\n")
-    (tmp_path / "results" / "03_empty.csv").write_text("")
+    (tmp_path / "results" / "02_long.csv").write_text(
+        f"experiment,method,offset,value,seconds,device\n{rows}\n", encoding="utf-8"
+    )
+    (tmp_path / "results" / "03_empty.csv").write_text("", encoding="utf-8")
     long, empty = report._tables(tmp_path)
     assert long.startswith("<details>") and "20 rows; experiment warp, method &lt;b&gt;DFF" in long
     assert "6.333" in long and "seconds" not in long and "<b>" not in long

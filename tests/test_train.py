@@ -373,16 +373,18 @@ main(["train", "keyframe", "--profile", "tiny", "--out-dir", {out!r}, *sys.argv[
 def test_ctrl_c_at_the_command_line_leaves_a_state_that_continues(tmp_path):
     tests = os.path.dirname(__file__)
     driver = tmp_path / "driver.py"
-    driver.write_text(DRIVER.format(tests=tests, root=os.path.dirname(tests), out=str(tmp_path / "run")))
+    driver.write_text(
+        DRIVER.format(tests=tests, root=os.path.dirname(tests), out=str(tmp_path / "run")), encoding="utf-8"
+    )
     command = [sys.executable, str(driver)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     assert "running" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command continues" in err and "Traceback" not in err
     state = torch.load(states(tmp_path / "run")[0], weights_only=True)
     assert 3 < state["step"] < 200
-    again = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=100, encoding="utf-8")
     assert again.returncode == 0, again.stderr
     log = pd.read_csv(tmp_path / "run" / "checkpoints" / "keyframe_s0.csv")
     assert log["step"].tolist() == list(range(10, 201, 10))

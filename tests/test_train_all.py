@@ -31,7 +31,7 @@ sys.exit(code)
 def stub(tmp_path, monkeypatch):
     """Stages that sleep instead of training: how long and how they end, by name."""
     script = tmp_path / "stub.py"
-    script.write_text(STUB)
+    script.write_text(STUB, encoding="utf-8")
     behaviour = {}
 
     def command(job, profile, folder):
@@ -46,7 +46,7 @@ def spans(folder):
     """Name -> when a stub began and ended."""
     import json
 
-    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
 
 
 def test_plan_holds_all_that_ships_and_all_that_it_starts_from():

@@ -96,7 +96,7 @@ def training_frames(root: str | os.PathLike) -> list[tuple[str, int]]:
             found += [(name, int((n + 0.5) * length / count)) for n in range(count)]
         return found
     frames = []
-    for number, line in enumerate(listing.read_text().splitlines(), 1):
+    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
         words = line.split()
         if len(words) != 4 or not (words[2] + words[3]).isdigit() or int(words[2]) >= int(words[3]):
             raise DffError(
@@ -118,7 +118,7 @@ def still_images(root: str | os.PathLike, short_side: int | None = None) -> list
         root / "ImageSets" / "DET_train_30classes.txt", "the still images to train on", f"copy it from {LISTS_SOURCE}"
     )
     require(root / "Data" / "DET" / "train", "the still images of DET", f"get ILSVRC2015 DET from {SOURCE}")
-    stills = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
+    stills = [line.split()[0] for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
     missing = [still for still, there in zip(stills, _present(root, stills)) if not there]
     if missing:
         raise DffError(
@@ -153,10 +153,10 @@ def check(root: str | os.PathLike) -> list[Count]:
             counts.append(Count(f"VID {split} annotations (Annotations/VID/{split}/)", boxes, frames, note))
     for name, lines in TRAINING_LISTS.items():
         file = root / "ImageSets" / name
-        found = len(file.read_text().splitlines()) if file.is_file() else 0
+        found = len(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else 0
         counts.append(Count(f"lines of ImageSets/{name}", found, lines, f"copy it from {LISTS_SOURCE}", needed=False))
         if name.startswith("DET") and file.is_file():
-            stills = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+            stills = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
             note = f"get ILSVRC2015 DET from {SOURCE}"
             counts.append(
                 Count("still images of that list (Data/DET/)", sum(_present(root, stills)), lines, note, needed=False)

@@ -69,7 +69,7 @@ def test_views_of_one_tensor_and_expanded_ones(tmp_path):
 
 
 def test_wrong_arguments(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(DffError, match="is a file"):
         DiskCache(tmp_path / "file")
     with pytest.raises(DffError, match="above 0"):
@@ -115,7 +115,7 @@ def test_least_recently_used_goes_first(tmp_path):
 
 def test_bound_is_kept_and_foreign_files_stay(tmp_path):
     (tmp_path / "00").mkdir()
-    (tmp_path / "00" / "mine.txt").write_text("precious")
+    (tmp_path / "00" / "mine.txt").write_text("precious", encoding="utf-8")
     cache = DiskCache(tmp_path, 40_000)
     for i in range(120):
         cache.get(str(i), lambda i=i: sample(i, 100 + 30 * i))
@@ -124,7 +124,7 @@ def test_bound_is_kept_and_foreign_files_stay(tmp_path):
     assert same(cache.get("big", lambda: sample(5, 50_000)), sample(5, 50_000))
     assert not cache._path("big").exists()
     cache.clear()
-    assert cache.size() == 0 and (tmp_path / "00" / "mine.txt").read_text() == "precious"
+    assert cache.size() == 0 and (tmp_path / "00" / "mine.txt").read_text(encoding="utf-8") == "precious"
 
 
 def test_scans_are_rare(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def write(root, split: str, names: list[str], palette: bool = False, listing: bo
         image.save(root / f"{split}annot" / f"{name}.png")
     if listing:
         lines = [f"/SegNet/CamVid/{split}/{name}.png /SegNet/CamVid/{split}annot/{name}.png\n" for name in names]
-        (root / f"{split}.txt").write_text("".join(lines))
+        (root / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_folder_without_lists_and_a_folder_around_it(tmp_path):
 
 
 def test_a_list_on_one_line_with_a_byte_order_mark(val):
-    words = (val / "val.txt").read_text().split()
+    words = (val / "val.txt").read_text(encoding="utf-8").split()
     (val / "val.txt").write_text("\ufeff" + " ".join(words) + " \r\n", encoding="utf-8")
     assert len(camvid.clips(val, "val")[0]) == 6
 
@@ -188,7 +188,7 @@ def test_wrong_folders(val, tmp_path_factory):
 
 @pytest.mark.parametrize("text", ["", "/SegNet/CamVid/val/a.png\n", "\x00\x01"])
 def test_a_list_that_is_none(val, text):
-    (val / "val.txt").write_text(text)
+    (val / "val.txt").write_text(text, encoding="utf-8")
     with pytest.raises(DffError, match="val.txt does not hold an image and an annotation a line: copy it"):
         camvid.clips(val, "val")
 

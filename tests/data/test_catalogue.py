@@ -27,7 +27,7 @@ def test_copies_are_looked_for_in_one_folder(tmp_path, monkeypatch):
 
 def test_every_set_has_a_folder_a_check_and_a_line_in_the_readme():
     assert catalogue.FOLDERS.keys() == catalogue.CHECKS.keys()
-    text = (ROOT / "data" / "README.md").read_text()
+    text = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     for name, folder in catalogue.FOLDERS.items():
         assert f"`{name}`" in text and f"{folder}/" in text
 

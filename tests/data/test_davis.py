@@ -49,7 +49,7 @@ def listing(root, folder: str, split: str, names: list[str], frames: int = 0) ->
     pair = "/JPEGImages/480p/{0}/{1:05d}.jpg /Annotations/480p/{0}/{1:05d}.png \n"
     lines = [pair.format(name, i) for name in names for i in range(frames)] if frames else [f"{n}\n" for n in names]
     (root / "ImageSets" / folder).mkdir(parents=True, exist_ok=True)
-    (root / "ImageSets" / folder / f"{split}.txt").write_text("".join(lines))
+    (root / "ImageSets" / folder / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def chairs(root, marks="112212"):
         write_image(folder / f"data/{n + 1:05d}_img1.ppm", first)
         write_image(folder / f"data/{n + 1:05d}_img2.ppm", second)
         write_flo(folder / f"data/{n + 1:05d}_flow.flo", constant(SHIFTS[n]))
-    (folder / "FlyingChairs_train_val.txt").write_text("\n".join(marks) + "\n")
+    (folder / "FlyingChairs_train_val.txt").write_text("\n".join(marks) + "\n", encoding="utf-8")
     return folder
 
 
@@ -330,7 +330,7 @@ WRONG_FOLDERS = [
     ),
     (
         "flyingchairs",
-        lambda folder: (remove("data")(folder), (folder / "data").write_text("")),
+        lambda folder: (remove("data")(folder), (folder / "data").write_text("", encoding="utf-8")),
         "is not FlyingChairs (NotADirectoryError)",
     ),
 ]

@@ -31,7 +31,7 @@ def put(root: Path, item: str, value: int, objects=None) -> None:
     if objects is not None:
         file = root / "Annotations" / f"{item}.xml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(annotation(objects))
+        file.write_text(annotation(objects), encoding="utf-8")
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def root(tmp_path) -> Path:
         [(DOG, (1, 1, 8, 8), None, 0, 0), (BURRITO, (0, 0, 3, 3), None, 0, 0)],
     )
     (tmp_path / "ImageSets").mkdir()
-    (tmp_path / "ImageSets" / "DET_train_30classes.txt").write_text("train/ILSVRC2013_train/n1/n1_5 1\n")
+    (tmp_path / "ImageSets" / "DET_train_30classes.txt").write_text(
+        "train/ILSVRC2013_train/n1/n1_5 1\n", encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -114,10 +116,10 @@ def test_training_frames_from_the_list_or_evenly_spaced(root):
     expected = [1, 4, 8, 11, 14, 17, 20, 24, 27, 30, 33, 36, 40, 43, 46]
     assert imagenet_vid.training_frames(root) == [(name, n) for n in expected]
     listing = root / "ImageSets" / "VID_train_15frames.txt"
-    listing.write_text(f"train/ILSVRC2015_VID_train_0001/{name} 1 10 300\ntrain/x/{name} 1 30 300\n")
+    listing.write_text(f"train/ILSVRC2015_VID_train_0001/{name} 1 10 300\ntrain/x/{name} 1 30 300\n", encoding="utf-8")
     assert imagenet_vid.training_frames(root) == [(name, 10), (name, 30)]
     for line in ("train/x 1", "train/x 1 400 300", "train/x 1 a 300"):
-        listing.write_text(f"{line}\n")
+        listing.write_text(f"{line}\n", encoding="utf-8")
         with pytest.raises(DffError, match=f"VID_train_15frames.txt, line 1 is '{line}', not SNIPPET"):
             imagenet_vid.training_frames(root)
 
@@ -135,7 +137,7 @@ def test_opening_reads_no_pixels_and_no_xml(root):
 def test_incomplete_annotations_are_one_sentence(root):
     clip = imagenet_vid.clips(root, "val")[0]
     file = root / "Annotations/VID/val/ILSVRC2015_val_00000000/000001.xml"
-    file.write_text("<annotation><object><name>n02084071</name></object></annotation>")
+    file.write_text("<annotation><object><name>n02084071</name></object></annotation>", encoding="utf-8")
     with pytest.raises(DffError, match="000001.xml is no annotation"):
         clip.boxes(1)
     file.unlink()
@@ -157,7 +159,7 @@ def test_incomplete_annotations_are_one_sentence(root):
 )
 def test_wrong_annotations_are_one_sentence(root, change, sentence):
     file = root / "Annotations/VID/val/ILSVRC2015_val_00000000/000001.xml"
-    file.write_text(change(file.read_text()))
+    file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(DffError, match=sentence):
         imagenet_vid.clips(root, "val", names="ILSVRC2015_val_00000000")[0].boxes(1)
 
@@ -171,10 +173,10 @@ def test_a_missing_frame_is_named(root):
 def test_a_still_image_without_objects_of_vid_and_a_missing_one(root):
     listing = root / "ImageSets/DET_train_30classes.txt"
     put(root, "DET/train/ILSVRC2013_train/n1/n1_6", 7, [(BURRITO, (0, 0, 3, 3), None, 0, 0)])
-    listing.write_text("train/ILSVRC2013_train/n1/n1_6 1\n")
+    listing.write_text("train/ILSVRC2013_train/n1/n1_6 1\n", encoding="utf-8")
     boxes = imagenet_vid.still_images(root)[0].boxes(0)
     assert len(boxes) == 0 and boxes.occluded is None
-    listing.write_text("train/ILSVRC2013_train/n1/n1_6 1\ntrain/ILSVRC2013_train/n2/n2_1 2\n")
+    listing.write_text("train/ILSVRC2013_train/n1/n1_6 1\ntrain/ILSVRC2013_train/n2/n2_1 2\n", encoding="utf-8")
     with pytest.raises(DffError, match="n2_1.JPEG is missing, one of 1 that DET_train_30classes.txt names"):
         imagenet_vid.still_images(root)
 

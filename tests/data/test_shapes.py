@@ -249,7 +249,12 @@ def fingerprint(clip: ShapesClip) -> str:
 def test_the_same_bytes_in_another_process(level):
     code = f"from tests.data.test_shapes import *; print(fingerprint(ShapesClip(77, {level!r}, (49, 66), 4)))"
     found = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     ).stdout.split()[-1]
     assert found == fingerprint(ShapesClip(77, level, (49, 66), 4))
 

@@ -276,7 +276,9 @@ def long_film(folder):
 def test_memory_stays_flat_when_the_reader_is_slow(long_film, how):
     command = [sys.executable, "-c", SLOW_READER, str(long_film), how]
     root = os.path.dirname(os.path.dirname(decoders.__file__).removesuffix("/data"))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=os.environ | {"PYTHONPATH": root})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, env=os.environ | {"PYTHONPATH": root}, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 120  # megabytes; decord left to itself takes over 300
 
@@ -333,7 +335,7 @@ def save(path, image):
 def test_a_folder_is_a_clip_in_natural_order(tmp_path):
     for number in (10, 2, 1, 33):
         save(tmp_path / f"frame{number}.png", picture(number, 33, 65))
-    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "notes.txt").write_text("not an image", encoding="utf-8")
     (tmp_path / "._frame2.png").write_bytes(b"what macOS leaves behind")
     (tmp_path / "sub.png").mkdir()
     clip = open_video(tmp_path)
@@ -383,7 +385,7 @@ def test_a_cameras_orientation_is_applied(tmp_path):
 def test_bad_folders(tmp_path):
     with pytest.raises(DffError, match="holds no images.*jpg, jpeg, png or bmp"):
         open_video(tmp_path)
-    (tmp_path / "movie.txt").write_text("x")
+    (tmp_path / "movie.txt").write_text("x", encoding="utf-8")
     with pytest.raises(DffError, match="holds no images"):
         read_stream(tmp_path)
     for number in range(3):
