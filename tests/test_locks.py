@@ -1,5 +1,6 @@
 """Two processes in one run folder: the second is told who is there, and a dead one is nobody."""
 
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from dfflib.cli import main
 from dfflib.errors import DffError
 from dfflib.locks import held
 from dfflib.paths import ROOT
+from dfflib.stopping import LED
 
 HOLD = """
 import sys, time
@@ -34,6 +36,41 @@ def test_held_by_another_process_until_it_is_killed(tmp_path):
         other.kill()
     with held("smoke", tmp_path, "dfflib train-all") as folder:
         assert folder == tmp_path and "`dfflib train-all`" in (tmp_path / ".lock").read_text(encoding="utf-8")
+
+
+def test_those_who_share_are_in_the_way_of_one_who_does_not(tmp_path):
+    with held("smoke", tmp_path, "dfflib train joint", shared=True):
+        with held("smoke", tmp_path, "dfflib evaluate", shared=True):
+            pass
+        with pytest.raises(DffError, match="in use by `dfflib evaluate`"), held("smoke", tmp_path, "dfflib publish"):
+            pass
+    with held("smoke", tmp_path, "dfflib train-all"), pytest.raises(DffError, match="in use by `dfflib train-all`"):
+        with held("smoke", tmp_path, "dfflib train joint", shared=True):
+            pass
+
+
+def test_a_stage_of_train_all_enters_the_folder_that_is_held_for_it(tmp_path, monkeypatch):
+    with held("smoke", tmp_path, "dfflib train-all"):
+        monkeypatch.setenv(LED, "1")
+        with held("smoke", tmp_path, "dfflib train joint", shared=True):
+            pass
+
+
+@pytest.mark.parametrize("verb", ["train keyframe", "publish"])
+def test_every_verb_that_writes_there_asks_first(tmp_path, verb):
+    with held("smoke", tmp_path, "dfflib reproduce"):
+        refused = CliRunner().invoke(main, [*verb.split(), "--profile", "smoke", "--out-dir", str(tmp_path)])
+    assert refused.exit_code == 2 and "in use by `dfflib reproduce`" in refused.output
+
+
+def test_abandoned_temporary_files_are_removed_and_young_ones_left(tmp_path):
+    (tmp_path / "results").mkdir()
+    old, young = tmp_path / "results" / ".a.csv.12.part", tmp_path / "results" / ".b.csv.34.part"
+    for file in (old, young):
+        file.write_bytes(b"")
+    os.utime(old, (0, 0))
+    with held("smoke", tmp_path, "dfflib evaluate", shared=True):
+        assert young.exists() and not old.exists()
 
 
 def test_it_ends_with_the_block_also_by_an_error(tmp_path):

@@ -1,6 +1,8 @@
 """Training: what each stage learns, that runs repeat and continue bit for bit, and that failures are told in a sentence."""
 
+import errno
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from dfflib.data.clips import Clip
 from dfflib.data.threshold import threshold_clip
 from dfflib.dff import build
 from dfflib.errors import DffError
+from dfflib.locks import held_stage
 from dfflib.profiles import Profile
 
 SMALL = dict(num_classes=2, channels=8, flow_width=0.03)
@@ -201,6 +204,39 @@ def test_changed_settings_train_again_and_keep_the_old_result_until_done(tmp_pat
     assert second.log["step"].iloc[-1] == checkpoints.describe(first.checkpoint)[1]["steps"] == 14
 
 
+def test_a_longer_result_is_replaced_only_on_request(tmp_path, monkeypatch):
+    first = go("keyframe", tmp_path)
+    content = first.checkpoint.read_bytes()
+    with pytest.raises(DffError, match=r"trained for 12 steps, and this run of 1 would replace it: add --fresh"):
+        go("keyframe", tmp_path, steps=1)
+    assert first.checkpoint.read_bytes() == content
+    assert go("keyframe", tmp_path, steps=1, fresh=True).log["step"].tolist() == [1]
+
+
+def test_fresh_keeps_the_result_until_the_new_one_is_whole_and_then_continues(tmp_path, monkeypatch):
+    first = go("keyframe", tmp_path)
+    content, undo = first.checkpoint.read_bytes(), break_off(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        go("keyframe", tmp_path, fresh=True)
+    undo()
+    assert first.checkpoint.read_bytes() == content and len(states(tmp_path)) == 1
+    assert "trained for 12 steps" in go("keyframe", tmp_path).summary and states(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "step,loss\n1,2\n", "step,loss,lr,metric,seconds\n1,x,1,1,1\n", "\0\xff", "cut"]
+)
+def test_a_result_whose_log_is_damaged_is_trained_again(tmp_path, damage):
+    first = go("keyframe", tmp_path)
+    log, content = tmp_path / "checkpoints" / "keyframe_s0.csv", weights(first)
+    whole = log.read_text(encoding="utf-8")
+    log.write_text("".join(whole.splitlines(True)[:-1]) if damage == "cut" else damage, encoding="latin-1")
+    again = go("keyframe", tmp_path)
+    assert "trained for 12 steps" in again.summary
+    pd.testing.assert_frame_equal(first.log.drop(columns="seconds"), again.log.drop(columns="seconds"))
+    assert_same(weights(again), content)
+
+
 def test_a_damaged_result_is_replaced(tmp_path):
     first = go("keyframe", tmp_path)
     content = weights(first)
@@ -307,6 +343,75 @@ def test_a_damaged_state_names_the_remedy(tmp_path, monkeypatch):
     assert go("keyframe", tmp_path, fresh=True).log["step"].iloc[-1] == 12
 
 
+def test_no_mutation_of_a_state_is_continued_from(tmp_path, monkeypatch):
+    """Bytes of the file, and values that a file of the right form may hold."""
+    undo = break_off(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        go("keyframe", tmp_path)
+    undo()
+    state = states(tmp_path)[0]
+    content, choose = state.read_bytes(), random.Random(0)
+    monkeypatch.setattr(train._Trainer, "_train", lambda self, progress: resumed.append(self.model.state_dict()))
+    resumed, refused = [], 0
+    monkeypatch.setattr(train._Trainer, "_trained", lambda self, how: None)
+    go("keyframe", tmp_path)
+    (good,) = resumed
+    for n in range(60):
+        mutated = bytearray(content)
+        for _ in range(choose.choice((1, 1, 20))):
+            mutated[choose.randrange(len(content))] ^= 1 << choose.randrange(8)
+        state.write_bytes(mutated if n % 4 else mutated[: choose.randrange(len(content))])
+        try:
+            go("keyframe", tmp_path)
+            assert_same(resumed[-1], good)  # the bit was in what zip files do not need
+        except DffError as error:
+            refused += 1
+            assert "--fresh" in str(error) and "\n" not in str(error)
+    assert refused > 40
+    for name, change in (
+        ("model", lambda s: next(iter(s["model"].values())).fill_(float("nan"))),
+        ("dtype", lambda s: s["model"].update({n: t.double() for n, t in s["model"].items()})),
+        ("optimizer", lambda s: s["optimizer"]["state"][0]["exp_avg"].fill_(float("inf"))),
+        ("step", lambda s: s.update(step=3)),
+        ("rows", lambda s: s["rows"].clear()),
+        ("digest", lambda s: s.pop("digest")),
+    ):
+        state.write_bytes(content)
+        changed = torch.load(state, weights_only=True)
+        change(changed)
+        torch.save(changed, state)
+        with pytest.raises(DffError, match="checksum"):
+            go("keyframe", tmp_path)
+
+
+def test_one_stage_is_trained_by_one_process(tmp_path):
+    with held_stage(tmp_path, "keyframe_s0"):
+        with pytest.raises(DffError, match=r"keyframe_s0 in .* is in use by `dfflib train`, process \d+"):
+            go("keyframe", tmp_path)
+        go("flow_pretrain", tmp_path, steps=1)
+    stale = tmp_path / "checkpoints" / ".keyframe_s0.safetensors.123.part"
+    stale.write_bytes(b"half")
+    go("keyframe", tmp_path, steps=1)
+    assert not stale.exists()
+
+
+def test_a_disk_that_is_full_leaves_the_last_state(tmp_path, monkeypatch):
+    undo = break_off(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        go("keyframe", tmp_path)
+    undo()
+    content = states(tmp_path)[0].read_bytes()
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises((OSError, DffError), match="No space left"):
+        patch.setattr(type(tmp_path), "write_bytes", full)
+        go("keyframe", tmp_path)
+    assert states(tmp_path)[0].read_bytes() == content
+    assert [path for path in (tmp_path / "train").iterdir() if path.name.endswith(".part")] == []
+
+
 def test_bad_names_and_numbers(tmp_path):
     for call, said in (
         (lambda: train.train_stage("flow", "tiny", out_dir=str(tmp_path)), "stage 'flow'"),
@@ -356,7 +461,7 @@ from dataclasses import replace
 import torch, test_train as t
 from dfflib import profiles, recipes, train
 from dfflib.cli import main
-profiles.PROFILES["tiny"] = t.tiny_profile(steps=200)
+profiles.PROFILES["tiny"] = t.tiny_profile(steps=60)
 clip = t.moving_clip()
 recipes.threshold_set = lambda part, short_side: (clip,)
 recipes.RECIPES["threshold"] = replace(recipes.RECIPES["threshold"], model=t.SMALL)
@@ -371,7 +476,8 @@ main(["train", "keyframe", "--profile", "tiny", "--out-dir", {out!r}, *sys.argv[
 """
 
 
-def test_ctrl_c_at_the_command_line_leaves_a_state_that_continues(tmp_path):
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+def test_sigterm_at_the_command_line_leaves_a_state_that_continues(tmp_path):
     tests = os.path.dirname(__file__)
     driver = tmp_path / "driver.py"
     driver.write_text(
@@ -380,13 +486,13 @@ def test_ctrl_c_at_the_command_line_leaves_a_state_that_continues(tmp_path):
     command = [sys.executable, str(driver)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     assert "running" in process.stdout.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command continues" in err and "Traceback" not in err
+    assert process.returncode == 143 and "the same command continues" in err and "Traceback" not in err
     state = torch.load(states(tmp_path / "run")[0], weights_only=True)
-    assert 3 < state["step"] < 200
+    assert 3 < state["step"] < 60
     again = subprocess.run(command, capture_output=True, text=True, timeout=100, encoding="utf-8")
     assert again.returncode == 0, again.stderr
     log = pd.read_csv(tmp_path / "run" / "checkpoints" / "keyframe_s0.csv")
-    assert log["step"].tolist() == list(range(10, 201, 10))
+    assert log["step"].tolist() == list(range(10, 61, 10))
     assert states(tmp_path / "run") == []

@@ -1,11 +1,16 @@
 """Training batches: pure functions of seed and step, pairs inside a shot, and both frames cut and flipped alike."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from dfflib.data.clips import Clip
-from dfflib.data.pairs import Batch, FramePairs, MovedFrames, generator, random_flow
+from dfflib.data.pairs import Batch, FramePairs, MovedFrames, Steps, generator, random_flow
 from dfflib.errors import DffError
+from dfflib.paths import ROOT
 from dfflib.warp import warp
 
 HEIGHT, WIDTH = 20, 30
@@ -199,3 +204,46 @@ def test_still_and_moving_fields_both_occur_and_fields_are_smooth():
 def test_motion_scales_with_its_limit():
     one, two = (random_flow(4, (8, 9), limit, torch.Generator().manual_seed(0)) for limit in (5.0, 10.0))
     torch.testing.assert_close(2 * one, two)
+
+
+class Plain:
+    """A source of batches of one number."""
+
+    def batch(self, size, seed, step):
+        if step == 3:
+            raise DffError("frame 3 is damaged: fetch it again.")
+        return Batch(torch.full((size,), seed + step), torch.zeros(0))
+
+
+SCRIPT = """
+import sys
+import test_pairs as t
+from dfflib.data.pairs import Steps
+class Mine(t.Plain):
+    pass
+for source in (t.Plain(), Mine()):
+    print([int(batch.key[0]) for batch in Steps(source, 2, 10).upcoming(range(3), 1)])
+"""
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_processes_need_no_main_guard(tmp_path, piped):
+    """Nor do sources of classes of the script, which are asked in place."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    path = os.pathsep.join([os.path.dirname(__file__), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-" if piped else str(script)], input=SCRIPT if piped else None, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": path}, timeout=100, encoding="utf-8",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "[10, 11, 12]\n" * 2), done.stderr
+
+
+def test_an_error_in_a_process_arrives_as_it_was_raised_and_the_main_module_is_as_before():
+    main = vars(sys.modules["__main__"])
+    before = {name: main.get(name) for name in ("__file__", "__spec__")}
+    batches = Steps(Plain(), 2, 10).upcoming(range(5), 1)
+    assert [int(next(batches).key[0]) for _ in range(3)] == [10, 11, 12]
+    assert {name: main.get(name) for name in before} == before
+    with pytest.raises(DffError, match=r"^frame 3 is damaged: fetch it again\.$"):
+        next(batches)
