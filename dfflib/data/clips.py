@@ -30,10 +30,11 @@ class LazyStack:
     Args:
         make: index -> tensor; called with ``0 <= index < length``.
         length: number of items.
+        close: frees what ``make`` holds, until it is called again.
     """
 
-    def __init__(self, make: Callable[[int], Tensor], length: int):
-        self._make, self._length = make, length
+    def __init__(self, make: Callable[[int], Tensor], length: int, close: Callable[[], None] = lambda: None):
+        self._make, self._length, self.close = make, length, close
 
     def __len__(self) -> int:
         return self._length
@@ -120,6 +121,17 @@ class Clip:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def close(self) -> None:
+        """Free what is open behind the frames: files, decoders and their threads. Asking for a frame opens them again."""
+        if isinstance(self.frames, LazyStack):
+            self.frames.close()
+
+    def __enter__(self) -> "Clip":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
 
     @property
     def size(self) -> tuple[int, int]:

@@ -4,10 +4,11 @@
 are kept (``CACHE_BYTES``). ``read_stream`` is for one pass in constant memory; it also reads a damaged file up to its
 damage. How memory stays flat is told in ``dfflib.data.decoders``.
 
-Frames are RGB uint8 ``(3, H, W)``, upright: the rotation that phones write into a file is applied. A file whose frame
-rate varies is given its average rate, and its frames are numbered in the order in which they are shown.
+Frames are RGB uint8 ``(3, H, W)``, upright: the rotation and the mirroring that cameras write into a file are applied. A
+file whose frame rate varies is given its average rate, and its frames are numbered in the order in which they are shown.
 """
 
+import functools
 import importlib.metadata
 import os
 import threading
@@ -38,7 +39,9 @@ SMALL_STEP = 32  # frames
 
 
 def open_video(path: str | os.PathLike, short_side: int | None = None, fps: float = 25.0) -> Clip:
-    """A video file or a folder of images as a lazy clip; nothing is decoded but what is asked for.
+    """A video file or a folder of images as a lazy clip: frames are decoded when they are asked for.
+
+    The decoders of a file (threads, memory) live until `Clip.close`, the end of a ``with`` block or that of the clip.
 
     Args:
         path: a video file, or a folder of jpg, jpeg, png or bmp images of one size, which are read in natural order.
@@ -52,14 +55,14 @@ def open_video(path: str | os.PathLike, short_side: int | None = None, fps: floa
     """
     path = _existing(path, short_side)
     if path.is_dir():
-        in_order = jumps = ImageFolder(path, fps)
+        in_order = ImageFolder(path, fps)
     else:
         in_order = AvFrames(path)
         if len(in_order) == 0:
             raise no_frames(path)
-        jumps = _for_jumps(path, in_order)
-    reader = _CachedReader(in_order, jumps, short_side)
-    return Clip(path.name if path.is_dir() else path.stem, LazyStack(reader.read, len(in_order)), in_order.fps)
+    reader = _CachedReader(path, in_order, short_side)
+    frames = LazyStack(reader.read, len(in_order), reader.close)
+    return Clip(path.name if path.is_dir() else path.stem, frames, in_order.fps)
 
 
 def sample_clip(name: str, short_side: int | None = None) -> Clip:
@@ -179,11 +182,16 @@ class _CachedReader:
     runs backward, a block at a time, since each block costs one seek.
     """
 
-    def __init__(self, in_order, jumps, short_side: int | None):
-        self._in_order, self._jumps, self._short_side = in_order, jumps, short_side
+    def __init__(self, path: Path, in_order: AvFrames | ImageFolder, short_side: int | None):
+        self._path, self._in_order = path, in_order
+        self._size = resized_shape(in_order.size, short_side)  # also of frames that differ from the first one
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._size, self._last, self._forward, self._block = None, -1, 0, 1
+        self._last, self._forward, self._block = -1, 0, 1
         self._lock = threading.RLock()
+
+    @functools.cached_property
+    def _jumps(self) -> AvFrames | DecordFrames | ImageFolder:
+        return _for_jumps(self._path, self._in_order) if isinstance(self._in_order, AvFrames) else self._in_order
 
     def read(self, index: int) -> Tensor:
         """One frame ``(3, H, W)`` uint8, the caller's own."""
@@ -198,6 +206,13 @@ class _CachedReader:
             self._cache.move_to_end(index)
             return to_tensor(self._cache[index])
 
+    def close(self) -> None:
+        """Free the decoders and what they decoded; a later `read` opens them again."""
+        with self._lock:
+            self._cache.clear()
+            self._in_order.close()
+            self.__dict__.pop("_jumps", self._in_order).close()
+
     def _fill(self, index: int) -> None:
         if self._forward >= FORWARD_RUN:
             self._keep(index, self._in_order.read(index))
@@ -208,6 +223,8 @@ class _CachedReader:
             try:
                 self._keep(i, self._jumps.read(i))
             except DffError:
+                if i == index and self._jumps is self._in_order:
+                    raise
                 if i == index:
                     self._keep(i, self._in_order.read(i))  # a second opinion, or the error
         self._jumps.rest()
@@ -217,8 +234,6 @@ class _CachedReader:
         return max(1, min(64, CACHE_BYTES // (2 * frame_bytes)))
 
     def _keep(self, index: int, frame: np.ndarray) -> None:
-        if self._size is None:
-            self._size = resized_shape(frame.shape[:2], self._short_side)
         frame = np.ascontiguousarray(resize(frame, self._size))
         self._cache[index] = frame
         while len(self._cache) > max(1, CACHE_BYTES // frame.nbytes):
