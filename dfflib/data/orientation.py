@@ -6,7 +6,7 @@ An orientation is the 2x2 part ``(a, b, c, d)`` of a display matrix: the pixel a
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 
 UPRIGHT = (1, 0, 0, 1)
 EXIF = {
@@ -32,7 +32,11 @@ def turned(pixels: np.ndarray, orientation: tuple[int, int, int, int]) -> np.nda
 
 def of_frame(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     """Orientation by the display matrix of a decoded frame; upright where it has none, or one that is none of the eight."""
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    try:
+        # not frame.side_data: the two would hold each other until the garbage collector runs
+        data = SideDataContainer(frame).get(Type.DISPLAYMATRIX)
+    except ValueError:  # some other side data is too new for PyAV
+        return EXIF[(1, 8, 3, 6)[round(frame.rotation / 90) % 4]]
     if data is None:
         return UPRIGHT
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5] / 2**16
