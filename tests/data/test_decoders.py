@@ -15,7 +15,7 @@ from dfflib.data.decoders import AvFrames, DecordFrames
 from dfflib.data.orientation import EXIF, turned
 from dfflib.data.video import open_video, read_stream
 
-COUNT = 36
+COUNT = 30
 X264 = "keyint=12:min-keyint=12:scenecut=0:b-adapt=0:bframes="
 B, OPEN = {"x264-params": X264 + "3"}, {"x264-params": X264 + "3:open-gop=1"}
 PLAIN, REFRESH = {"x264-params": X264 + "0"}, {"x264-params": X264 + "0:intra-refresh=1"}
@@ -59,12 +59,12 @@ def same_frames(path, monkeypatch, first=0):
     """Assert that a fresh clip gives by number what the stream gives in order; returns the numbers painted there."""
     with read_stream(path) as stream:
         expected = list(stream)
-    order = [*np.random.default_rng(0).permutation(len(expected)), 5, 6, 7, 8, 4, 3, 2, -1, 9]
+    order = [*np.random.default_rng(0).permutation(len(expected)), *range(5), 3, 2, -1]
     for _ in ("with decord", "without"):
         clip = open_video(path)
         assert len(clip) == len(expected)
         for index in order:
-            clip.close() if index % 9 == 0 else clip.frames._make.__self__._cache.clear()
+            clip.close() if index == 11 else clip.frames._make.__self__._cache.clear()
             assert (clip.frames[int(index)].int() - expected[index].int()).abs().float().mean() < 2, index
         monkeypatch.setattr(video, "_for_jumps", lambda path, in_order: in_order)
     monkeypatch.undo()
@@ -325,6 +325,6 @@ def test_clips_free_their_threads_and_files_without_the_garbage_collector(film):
 
 def test_decord_is_left_where_a_key_frame_is_no_fresh_start(tmp_path):
     pytest.importorskip("decord")
-    assert isinstance(video._for_jumps(path := write(tmp_path / "p.mp4", "libx264", B), AvFrames(path)), DecordFrames)
-    path = write(tmp_path / "refresh.mp4", "libx264", REFRESH)
-    assert isinstance(video._for_jumps(path, AvFrames(path)), AvFrames)
+    for name, options, wanted in (("plain.mp4", B, DecordFrames), ("refresh.mp4", REFRESH, AvFrames)):
+        path = write(tmp_path / name, "libx264", options)
+        assert isinstance(video._for_jumps(path, AvFrames(path)), wanted)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from dfflib.data import decoders, video
 from dfflib.data.decoders import AvFrames, DecordFrames
+from dfflib.data.orientation import EXIF, turned
 from dfflib.data.video import SAMPLE_NAMES, VideoWriter, open_video, read_stream, sample_clip
 from dfflib.errors import DffError
 
@@ -380,6 +381,21 @@ def test_a_cameras_orientation_is_applied(tmp_path):
     Image.fromarray(np.rot90(picture(1, 40, 60), 3)).save(tmp_path / "b.jpg", quality=95)
     clip = open_video(tmp_path)
     assert clip.size == (60, 40) and (clip.frames[0].int() - clip.frames[1].int()).abs().float().mean() < 3
+    for number in range(1, 9):  # lossless, so that the expected pixels are exact
+        exif[0x0112] = number
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        upright = turned(picture(1, 40, 60), EXIF[number])
+        Image.fromarray(picture(1, 40, 60)).save(folder / "early.png", exif=exif)
+        data = (folder / "early.png").read_bytes()
+        at = data.index(b"eXIf") - 4
+        chunk = data[at : at + 12 + int.from_bytes(data[at : at + 4])]
+        (folder / "late.png").write_bytes(data.replace(chunk, b"")[:-12] + chunk + data[-12:])
+        Image.fromarray(np.ascontiguousarray(upright)).save(folder / "plain.png")
+        clip = open_video(folder)
+        assert clip.size == upright.shape[:2]
+        for frame in clip.frames[:]:
+            assert np.array_equal(frame.permute(1, 2, 0).numpy(), upright)
 
 
 def test_bad_folders(tmp_path):
