@@ -44,8 +44,9 @@ class DeepFeatureFlow(nn.Module):
         """Features of a key frame: ``(N, 3, H, W)`` in [0, 1] -> ``(N, C, ceil(H/stride), ceil(W/stride))``.
 
         Raises:
-            DffError: the frame is smaller than one feature cell.
+            DffError: the frame is smaller than one feature cell, or no image in [0, 1].
         """
+        check_images(key)
         height, width = key.shape[-2:]
         stride = self.feature_net.stride
         if min(height, width) < stride:
@@ -61,7 +62,11 @@ class DeepFeatureFlow(nn.Module):
         Args:
             features: of the key frame, ``(N, C, h, w)``.
             key, current: the two frames, ``(N, 3, H, W)``.
+
+        Raises:
+            DffError: the current frame is no image in [0, 1].
         """
+        check_images(current)
         return self.move(features, *self.flow_source(current, key, tuple(features.shape[-2:])))
 
     def move(self, features: Tensor, flow: Tensor, scale: Tensor | None) -> Tensor:
@@ -108,6 +113,26 @@ class DeepFeatureFlow(nn.Module):
         other = copy.copy(self)
         other._modules = {**self._modules, "flow_source": flow_source}
         return other
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what is no batch of images: normalisation is inside the networks, which see bytes as a white-out.
+
+    Raises:
+        DffError: another shape, whole numbers, or values clearly outside [0, 1] (training on a GPU does not wait for those).
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise DffError(
+            f"images are {images.dtype} {tuple(images.shape)}: give floating-point images (N, 3, H, W) in [0, 1], say "
+            f"frames / 255."
+        )
+    if images.is_meta or (images.is_cuda and torch.is_grad_enabled()) or not images.numel():
+        return
+    low, high = (end.item() for end in images.detach().aminmax())
+    if not (-0.5 <= low and high <= 1.5):  # NaN as well
+        raise DffError(
+            f"images hold values from {low:g} to {high:g}: give them in [0, 1], frames / 255, not normalised in any other way."
+        )
 
 
 FEATURE_NETS = ("residual", "flownet_s")

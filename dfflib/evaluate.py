@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dfflib import __version__, profiles
-from dfflib.data.clips import IGNORE, Clip
+from dfflib.data.clips import IGNORE, Clip, check_labels
 from dfflib.data.shots import Shots
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
@@ -39,7 +39,7 @@ class ConfusionMatrix:
         self.counts = counts  # rows: truth, columns: prediction
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
-        """Add label maps of equal shape, int64."""
+        """Add label maps of equal shape; see `count_pairs`."""
         self.counts += count_pairs(prediction[None], truth[None], self.num_classes)[0]
 
     def iou(self) -> Tensor:
@@ -60,13 +60,23 @@ def count_pairs(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:
     """How often each true class was predicted as each class, for several predictions of the same truth.
 
     Args:
-        predictions: ``(L, ...)`` int64.
-        truth: ``(1, ...)`` or ``(L, ...)`` int64; 255 does not count.
+        predictions: ``(L, ...)``, whole numbers 0 to C - 1.
+        truth: ``(1, ...)`` or ``(L, ...)``; 255 does not count.
         num_classes: C.
 
     Returns:
         ``(L, C, C)`` int64, rows truth, columns prediction.
+
+    Raises:
+        DffError: shapes that do not fit, or a label that is no class.
     """
+    if predictions.shape[1:] != truth.shape[1:] or len(truth) not in (1, len(predictions)):
+        raise DffError(
+            f"predictions {tuple(predictions.shape)} and truth {tuple(truth.shape)} do not lie on the same pixels: give both "
+            f"as (L, H, W), or the truth as (1, H, W)."
+        )
+    check_labels(predictions, num_classes, "a prediction", ignore=False)
+    check_labels(truth, num_classes, "the truth")
     first = torch.arange(len(predictions), device=predictions.device).view(-1, *[1] * (predictions.ndim - 1))
     joint = (first * num_classes + truth) * num_classes + predictions
     if (ignored := truth == IGNORE).any():
@@ -117,6 +127,7 @@ def by_offset(
     for clip, i in tqdm(jobs, desc=f"offsets 0 to {interval - 1}", disable=not progress, leave=False, mininterval=1.0):
         window, features = known.before(clip, i, interval)  # offset d is row d
         label = clip.masks[i][None]
+        check_labels(label, classes, f"the mask of frame {i} of {clip.name}")
         scores = model.predict(features[:1], clip.size)
         if scores.shape[1] > classes:
             raise DffError(

@@ -11,6 +11,7 @@ features and its half of the flow network's input, is computed once an interval 
 
 import contextlib
 import itertools
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -43,6 +44,8 @@ FLOW_SOURCES = {
 """What moves the features: the model's own network, OpenCV's DIS at full and at half size, or nothing."""
 
 MOST = 16  # frames of a batch: of a longer interval, so many at a time
+BATCH_BYTES = 2**29  # and of large frames so many as these bytes hold
+LABEL_BYTES, IMAGE_BYTES = 12, 120  # of a frame: for each pixel of its labels, and for each that the networks see
 AHEAD = 8  # frames decoded ahead of the networks
 
 
@@ -83,7 +86,7 @@ class Engine:
         precision: see `dfflib.inference.autocast`.
 
     Raises:
-        DffError: no such labels or precision.
+        DffError: no such labels or precision; and later, a frame that is not uint8 ``(3, H, W)`` or of another size.
     """
 
     def __init__(
@@ -95,11 +98,13 @@ class Engine:
         self.device = next(model.parameters()).device
         self.precision = precision
         autocast(self.device, precision)  # refuses what it does not know
-        self._features = self._memory = None
+        self._features = self._memory = self._shape = None
 
     @torch.inference_mode()
     def key(self, frame: Tensor) -> Tensor:
         """Labels ``(H, W)`` of a key frame ``(3, H, W)`` uint8, which is remembered."""
+        check_frame(frame, "the key frame")
+        self._shape = frame.shape
         with autocast(self.device, self.precision):
             image = self.images([frame])
             self._features = self.model.extract(image)
@@ -109,6 +114,10 @@ class Engine:
     @torch.inference_mode()
     def others(self, frames: list[Tensor]) -> Tensor:
         """Labels ``(N, H, W)`` of frames of one size by way of the last key frame."""
+        if self._shape is None:
+            raise DffError("there is no key frame yet: give one to Engine.key first.")
+        for frame in frames:
+            check_frame(frame, "a frame", self._shape)
         with autocast(self.device, self.precision):
             flow, scale = self.model.flow_source.follow(
                 self._memory, self.images(frames), tuple(self._features.shape[-2:])
@@ -118,8 +127,8 @@ class Engine:
     def images(self, frames: list[Tensor]) -> Tensor:
         """``(N, 3, h, w)`` in [0, 1], channels-last; never enlarged. What is done to a frame once, whatever it is used for."""
         size = tuple(frames[0].shape[-2:])
-        whole = self.short_side is None or self.short_side >= min(size)
-        seen = size if whole else resized_shape(size, self.short_side)
+        seen = self.seen(size)
+        whole = seen == size
         options = dict(device=self.device, memory_format=torch.channels_last)
         images = torch.empty(len(frames), 3, *seen, **options)  # each frame goes to its place: no copy of all of them
         for image, frame in zip(images, frames, strict=True):
@@ -131,6 +140,16 @@ class Engine:
                 image.copy_(F.interpolate((frame / 255)[None], size=seen, mode="area")[0])
         return images
 
+    def seen(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size at which the networks see frames of ``size``, both ``(H, W)``."""
+        whole = self.short_side is None or self.short_side >= min(size)
+        return size if whole else resized_shape(size, self.short_side)
+
+    def most(self, size: tuple[int, int]) -> int:
+        """How many frames of ``size`` go through the networks together."""
+        each = LABEL_BYTES * math.prod(size) + IMAGE_BYTES * math.prod(self.seen(size))
+        return min(max(BATCH_BYTES // each, 1), MOST)
+
     def label(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """Best classes ``(N, H, W)`` int64, on the CPU."""
         scores = self.model.n_task(features)
@@ -138,6 +157,20 @@ class Engine:
             return best_classes(scores, size).cpu()
         coarse = scores.argmax(1)[:, None].float()
         return F.interpolate(coarse, size=size, mode="nearest-exact")[:, 0].long().cpu()
+
+
+def check_frame(frame: Tensor, what: str, shape: tuple[int, ...] | None = None) -> None:
+    """Refuse a frame that is not uint8 ``(3, H, W)``, or not of the given shape.
+
+    Raises:
+        DffError: it is not; ``what`` begins the sentence.
+    """
+    if not isinstance(frame, Tensor) or frame.dtype != torch.uint8 or frame.ndim != 3 or frame.shape[0] != 3:
+        kind = f"{frame.dtype} {tuple(frame.shape)}" if hasattr(frame, "dtype") else type(frame).__name__
+        raise DffError(f"{what} is {kind}: give tensors (3, H, W) of uint8, as they were decoded.")
+    if shape is not None and frame.shape != shape:
+        sizes = [f"{width}x{height}" for _, height, width in (frame.shape, shape)]
+        raise DffError(f"{what} has {sizes[0]} pixels but those before it have {sizes[1]}: give frames of one size.")
 
 
 def predictions(
@@ -155,16 +188,27 @@ def predictions(
 
     Yields:
         One `Prediction` a frame, in order.
+
+    Raises:
+        DffError: no such mode, or a frame of another kind or size, which its number names; those before it are labelled.
     """
     if mode not in MODES:
         raise DffError(f"there is no mode {mode!r}: choose one of {', '.join(MODES)}.")
     engine = model if isinstance(model, Engine) else Engine(model, short_side)
-    return _results(engine, frames, schedule, 1 if mode == "online" else MOST)
+    return _results(engine, frames, schedule, mode == "online")
 
 
-def _results(engine: Engine, frames: Iterable[Tensor], schedule: FixedInterval, most: int) -> Iterator[Prediction]:
+def _results(engine: Engine, frames: Iterable[Tensor], schedule: FixedInterval, online: bool) -> Iterator[Prediction]:
     waiting: dict[int, Tensor] = {}
+    shape, most = None, 1
     for index, frame in enumerate(frames):
+        try:
+            check_frame(frame, f"frame {index}", shape)
+        except DffError:
+            yield from _others(engine, waiting)
+            raise
+        if shape is None:
+            shape, most = frame.shape, 1 if online else engine.most(tuple(frame.shape[-2:]))
         is_key = schedule.is_key(index)
         if not is_key:
             waiting[index] = frame

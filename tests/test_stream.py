@@ -332,3 +332,40 @@ def test_nobody_decodes_any_more_when_an_error_is_told(tmp_path, checkpoint, mon
     with pytest.raises(ZeroDivisionError):
         segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
     assert not reading and not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("mode", stream.MODES)
+@pytest.mark.parametrize("bad", [lambda x: x.float() / 255, lambda x: x[None], lambda x: x[:1], lambda x: x.numpy(),
+                                 lambda x: x[:, :16], lambda x: x[:, :, :20]])  # fmt: skip
+def test_a_frame_of_another_kind_is_refused_by_its_number(model, mode, bad):
+    pictures = frames(7)
+    for place in (4, 5):  # a key frame, and one that is none
+        found = []
+        with pytest.raises(DffError, match=f"frame {place} .*: give"):
+            given = pictures[:place] + [bad(pictures[place])]
+            iter_into(found, predictions(model, given, FixedInterval(4), mode=mode))
+        assert [result.index for result in found] == list(range(place))
+    engine = stream.Engine(model)
+    with pytest.raises(DffError, match="no key frame yet"):
+        engine.others(pictures[:1])
+    engine.key(pictures[0])
+    for call in (lambda: engine.others([pictures[1], bad(pictures[2])]), lambda: engine.others([bad(pictures[1])])):
+        with pytest.raises(DffError, match="a frame"):
+            call()
+
+
+def iter_into(found, results):
+    for result in results:
+        found.append(result)
+
+
+def test_a_batch_is_bounded_by_memory_and_labels_stay_the_same(model, monkeypatch):
+    engine = stream.Engine(model)
+    assert engine.most((256, 512)) == stream.MOST and engine.most((4320, 7680)) == 1
+    assert stream.Engine(model, 256).most((1080, 1920)) > engine.most((1080, 1920))
+    pictures, sizes, others = frames(9), [], stream.Engine.others
+    expected = [result.labels for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
+    monkeypatch.setattr(stream.Engine, "others", lambda self, batch: (sizes.append(len(batch)), others(self, batch))[1])
+    monkeypatch.setattr(stream, "BATCH_BYTES", 3 * 32 * 40 * (stream.LABEL_BYTES + stream.IMAGE_BYTES))
+    found = [result.labels for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
+    assert sizes == [3, 3, 2] and all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

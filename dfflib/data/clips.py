@@ -21,6 +21,31 @@ IGNORE = 255
 """Label of pixels that no loss and no metric counts."""
 
 
+def check_labels(labels: Tensor, num_classes: int, what: str, ignore: bool = True) -> None:
+    """Refuse labels that name no class: one too many would be counted as another pair of classes.
+
+    Args:
+        labels: whole numbers or bool, of any shape.
+        num_classes: C; labels are 0 to C - 1.
+        what: whose labels, to begin the sentence with.
+        ignore: 255 is a label too.
+
+    Raises:
+        DffError: another label, or numbers that are not whole.
+    """
+    if labels.is_floating_point() or labels.is_complex():
+        raise DffError(f"{what} is {labels.dtype}: give labels as whole numbers, say by .long().")
+    labels = labels.long()
+    counted = labels[labels != IGNORE] if ignore else labels
+    if not counted.numel():
+        return
+    found = [int(end) for end in counted.aminmax()]
+    wrong = next((label for label in found if not 0 <= label < num_classes), None)
+    if wrong is not None:
+        classes = f"0 to {num_classes - 1}" + f", or {IGNORE} for pixels that do not count" * ignore
+        raise DffError(f"{what} holds the label {wrong}: map its labels onto {classes}.")
+
+
 class LazyStack:
     """A stack of tensors that are made one by one, on demand: ``stack[i]``, ``stack[a:b]``, ``stack[[i, j]]``.
 
