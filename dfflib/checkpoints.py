@@ -4,6 +4,7 @@ The header holds the model's description (so that it can be rebuilt), the traini
 A file of another model, or a damaged one, is refused with one sentence.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -54,6 +55,16 @@ def store_half(source: str | os.PathLike, target: str | os.PathLike) -> Path:
         )
     header = {"dfflib": __version__, "model": json.dumps(config), "about": json.dumps({**about, "stored": "float16"})}
     return write_atomically(target, _with_sorted_header(save(weights, metadata=header)))
+
+
+def tensor_digest(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256, in hexadecimal, of the names, types, shapes and bytes of tensors, whatever file they lie in."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _with_sorted_header(file: bytes) -> bytes:

@@ -1,14 +1,15 @@
 """The ``dfflib`` command: thin, so that everything it does can be done from Python too.
 
 Exit codes: 0 done; 1 a notebook failed, a data set is incomplete, or a bug (with its traceback); 2 something to mend in
-what was asked for (one sentence); 3 ``segment`` met the end of a damaged video; 130 stopped by Ctrl-C.
+what was asked for (one sentence); 3 ``segment`` met the end of a damaged video. What is stopped ends with 128 and the number of
+the signal, as shells have it: 130 Ctrl-C, 143 SIGTERM (``kill``, a scheduler's time limit), 129 SIGHUP (a closed terminal).
 """
 
 import sys
 
 import click
 
-from dfflib import __version__
+from dfflib import __version__, stopping
 from dfflib.errors import DffError
 
 STAGES = ("keyframe", "flow_pretrain", "flow_detached", "joint", "fix_flow", "dis")
@@ -17,18 +18,19 @@ STAGES = ("keyframe", "flow_pretrain", "flow_detached", "joint", "fix_flow", "di
 
 
 class _Commands(click.Group):
-    """The one place where errors turn into sentences and exit codes."""
+    """The one place where errors and signals turn into sentences and exit codes."""
 
     def invoke(self, ctx: click.Context):
         """Run a command; what goes wrong ends it with a sentence and an exit code."""
-        try:
-            return super().invoke(ctx)
-        except DffError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(2)
-        except KeyboardInterrupt as stop:
-            click.echo(str(stop) or "stopped.", err=True)
-            ctx.exit(130)
+        with stopping.interrupting() as last_signal:
+            try:
+                return super().invoke(ctx)
+            except DffError as error:
+                click.echo(f"error: {error}", err=True)
+                ctx.exit(2)
+            except KeyboardInterrupt as stop:
+                click.echo(str(stop) or "stopped.", err=True)
+                ctx.exit(128 + (last_signal() or stopping.SIGNALS[0]))
 
 
 _profile = click.option("--profile", default="smoke", show_default=True, help="Scale: smoke, laptop, gpu or paper.")
@@ -135,18 +137,28 @@ def bench(size: str, interval: int, device: str | None, threads: int | None, out
 @_seed
 @click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
 @click.option("--steps", type=int, default=None, help="Instead of the profile's.")
-@click.option("--fresh", is_flag=True, help="Forget what an interrupted run left.")
+@click.option(
+    "--fresh", is_flag=True, help="Forget where an interrupted run stopped, and train again what is finished."
+)
 @click.option("--recipe", default="threshold", show_default=True, metavar="NAME",
               help="Data and model: threshold, shapes, camvid, or a variation on shapes (dfflib.recipes).")  # fmt: skip
 def train(stage: str, profile: str, **options) -> None:
-    """Train STAGE, after the stages that it starts from; an interrupted run continues."""
-    from dfflib.train import train_stage
+    """Train STAGE, after the stages that it starts from; an interrupted run continues.
 
-    try:
-        trained = train_stage(stage, profile=profile, progress=True, **options)
-    except KeyboardInterrupt as stop:
-        where = str(stop) or f"stage {stage}"
-        raise KeyboardInterrupt(f"stopped at {where}; the same command continues.") from None
+    An earlier result stands until the new one is whole; one of more steps is replaced only with --fresh.
+    """
+    from dfflib.locks import held
+
+    stopping.follow_leader()
+    with held(profile, options["out_dir"], f"dfflib train {stage}", shared=True):
+        from dfflib.train import train_stage
+
+        try:
+            trained = train_stage(stage, profile=profile, progress=True, **options)
+        except KeyboardInterrupt as stop:
+            where = str(stop) or f"stage {stage}"
+            same = "without --fresh, the same command" if options["fresh"] else "the same command"
+            raise KeyboardInterrupt(f"stopped at {where}; {same} continues.") from None
     click.echo(trained.summary)
 
 
@@ -179,10 +191,14 @@ def train_all(recipe: tuple[str, ...], profile: str, jobs: int, out_dir: str) ->
 @click.option("--out", default="", metavar="FILE.csv", help="Default runs/<profile>/results/evaluate.csv.")
 def evaluate(checkpoint: str, profile: str, interval: int, seed: int, out: str) -> None:
     """Accuracy by distance from the key frame, on the test part of the intensity-threshold set."""
+    from contextlib import nullcontext
+
     from dfflib.evaluate import evaluate_checkpoint
+    from dfflib.locks import held
     from dfflib.paths import RUNS
 
-    table = evaluate_checkpoint(checkpoint, profile=profile, interval=interval, seed=seed, out=out, progress=True)
+    with nullcontext() if checkpoint and out else held(profile, "", "dfflib evaluate", shared=True):
+        table = evaluate_checkpoint(checkpoint, profile=profile, interval=interval, seed=seed, out=out, progress=True)
     click.echo(_compact(table))
     click.echo(f"written to {out or RUNS / profile / 'results' / 'evaluate.csv'}")
 
@@ -192,10 +208,12 @@ def evaluate(checkpoint: str, profile: str, interval: int, seed: int, out: str) 
 @click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
 def publish(profile: str, out_dir: str) -> None:
     """Renew what the repository shows from a finished run: shipped checkpoints, figures, and the README's table."""
+    from dfflib.locks import held
     from dfflib.publish import publish as run
 
-    for path in run(profile, out_dir):
-        click.echo(path)
+    with held(profile, out_dir, "dfflib publish"):
+        for path in run(profile, out_dir):
+            click.echo(path)
 
 
 @main.group()

@@ -1,6 +1,7 @@
 """Where things lie: the folders of the workbook, found from this file and never from the working directory."""
 
 import os
+import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +26,7 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> Path:
     """Write a file all or not at all: a reader, or a run that was interrupted, never meets half of it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
         os.replace(part, path)

@@ -7,16 +7,14 @@ and torch. Notebooks run on their own (each trains or loads what it needs), so t
 Nothing here imports torch: a second run, which skips everything, takes a few seconds.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import platform
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -99,7 +97,7 @@ def reproduce(
     every = find_notebooks(notebooks)
     selected = select(every, only)
     passed = assign_parameters(selected, profile, parameters or {}, out_dir)
-    with held(profile, out_dir, "dfflib reproduce") as folder, _terminate_as_interrupt():
+    with held(profile, out_dir, "dfflib reproduce") as folder:
         common = _digest_of_code()
         tasks = [_task(path, passed[path], common) for path in selected]
         whole = not profiles.get(profile).shipped and not only and not parameters
@@ -346,19 +344,3 @@ class _Progress:
         """Print one line."""
         if self.shown:
             print(f"{self.label}: {text}", file=sys.stderr, flush=True)
-
-
-# Guards.
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """``kill`` and a scheduler's time limit stop a run as Ctrl-C does: kernel ended, finished notebooks kept."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

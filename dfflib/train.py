@@ -7,14 +7,11 @@ was never stopped. What it wrote before is replaced only by a complete new file.
 """
 
 import hashlib
+import io
 import json
 import math
-import multiprocessing
-import signal
-import threading
 import time
-from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,16 +19,16 @@ import pandas as pd
 import torch
 from lightning.fabric import Fabric, seed_everything
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from dfflib import checkpoints, profiles, recipes
-from dfflib.data.pairs import Batch, Steps, one_thread
+from dfflib.data.pairs import Steps
 from dfflib.dff import build
 from dfflib.errors import DffError
 from dfflib.evaluate import ConfusionMatrix
 from dfflib.flow import end_point_error
 from dfflib.inference import keep_memory
+from dfflib.locks import held_stage
 from dfflib.paths import CHECKPOINTS, run_dir, write_atomically
 from dfflib.stages import (
     PARTS,
@@ -42,9 +39,11 @@ from dfflib.stages import (
     stage_logits,
     stage_loss,
 )
+from dfflib.stopping import held_back
 from dfflib.warp import resize_flow
 
 SAVE_EVERY, VALIDATE_EVERY, LOG_EVERY = 100, 100, 10  # steps
+LOG_COLUMNS = ["step", "loss", "lr", "metric", "seconds"]
 VALIDATION_BATCHES = 4
 WORTH_WORKERS = 100  # steps; a shorter run ends before a process has started
 
@@ -135,15 +134,17 @@ def train_stage(
         seed: initialisation and batches.
         out_dir: run folder; empty means ``runs/<profile>``.
         steps: instead of the profile's.
-        fresh: forget what an earlier run of the same settings left.
+        fresh: forget where an earlier run of the same settings stopped, and train again what is finished.
         progress: show a bar.
         recipe: data and model, see ``dfflib.recipes``.
 
     Returns:
-        The checkpoint ``<run>/checkpoints/<stage>_s<seed>.safetensors`` and the log beside it (``.csv``).
+        The checkpoint ``<run>/checkpoints/<stage>_s<seed>.safetensors`` and the log beside it (``.csv``). A result of an
+        earlier run stands there until the new one is whole.
 
     Raises:
-        DffError: unknown stage, profile or recipe, bad number of steps, or the loss is no longer a number.
+        DffError: unknown stage, profile or recipe, bad number of steps, the loss is no longer a number, another process is
+            training this stage, or a longer run's result would be replaced without ``fresh``.
     """
     if stage not in STAGES:
         raise DffError(f"there is no training stage {stage!r}: choose one of {', '.join(STAGES)}.")
@@ -171,40 +172,73 @@ class _Trainer:
     """One run of one stage."""
 
     def __init__(self, settings: Settings, profile: profiles.Profile, folder: Path, start: list[Path], fresh: bool):
-        self.settings, self.profile, self.start = settings, profile, start
+        self.settings, self.profile, self.start, self.fresh = settings, profile, start, fresh
         self.recipe = recipes.get(settings.recipe)
+        self.folder = folder
         self.result = folder / "checkpoints" / checkpoint_name(settings.stage, settings.seed, settings.recipe)
         self.log_file = self.result.with_suffix(".csv")
         self.state_file = folder / "train" / f"{self.result.stem}_{settings.digest()}.ckpt"
-        if fresh:
-            self.state_file.unlink(missing_ok=True)
-            self.result.unlink(missing_ok=True)
 
     def run(self, progress: bool) -> Trained:
         """Train, or return what a finished run of the same settings left."""
-        if self.is_finished():
+        if not self._is_wanted():
             return self._trained("was trained before with the same settings")
-        keep_memory()
-        seed_everything(self.settings.seed, verbose=False)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            self._prepare()
-            self._train(progress)
-        finally:
-            torch.use_deterministic_algorithms(False)
-        return self._trained(f"trained for {self.settings.steps} steps")
+        with held_stage(self.folder, self.result.stem):
+            if not self._is_wanted():  # another process has finished it meanwhile
+                return self._trained("was trained before with the same settings")
+            replaces = self._replaces()
+            if self.fresh:
+                self.state_file.unlink(missing_ok=True)
+            keep_memory()
+            seed_everything(self.settings.seed, verbose=False)
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            try:
+                self._prepare()
+                self._train(progress)
+            finally:
+                torch.use_deterministic_algorithms(False)
+            return self._trained(f"trained for {self.settings.steps} steps{replaces}")
 
     def is_finished(self) -> bool:
-        """Is the result of a run of the same settings there?"""
-        if not (self.result.is_file() and self.log_file.is_file()):
-            return False
+        """Is the result of a run of the same settings there, with its log? One that is damaged is not: it is trained again."""
+        return self._facts().get("settings") == self.settings.digest() and self._log() is not None
+
+    def _is_wanted(self) -> bool:
+        """A state beside a finished result is of a run that was to train it afresh."""
+        return self.fresh or self.state_file.is_file() or not self.is_finished()
+
+    def _facts(self) -> dict:
+        """How the result that is there was trained; empty if there is none, or none of ours."""
         try:
-            return checkpoints.describe(self.result)[1].get("settings") == self.settings.digest()
-        except DffError:  # damaged, or not one of ours: training writes a new one
-            return False
+            facts = checkpoints.describe(self.result)[1]
+            return facts if isinstance(facts, dict) else {}
+        except DffError:
+            return {}
+
+    def _log(self) -> pd.DataFrame | None:
+        """The log of the result; None if it is missing or damaged."""
+        try:
+            log = pd.read_csv(self.log_file).astype(dict.fromkeys(LOG_COLUMNS, float)).astype({"step": int})
+        except (OSError, ValueError, LookupError):  # pandas knows many ways to say that a file is no table
+            return None
+        whole = list(log.columns) == LOG_COLUMNS and log["step"].is_monotonic_increasing
+        return log if whole and len(log) and log["step"].iloc[-1] == self.settings.steps else None
+
+    def _replaces(self) -> str:
+        """Words on the result that this run replaces; a longer one only if that is asked for."""
+        facts, asked = self._facts(), self.settings.steps
+        steps = facts.get("steps")
+        if not isinstance(steps, int) or facts.get("settings") == self.settings.digest():
+            return ""
+        if steps > asked and not self.fresh:
+            raise DffError(
+                f"{self.result} was trained for {steps} steps, and this run of {asked} would replace it: add --fresh if it "
+                f"shall, or name another folder with --out-dir."
+            )
+        return f", in place of a result of other settings and {steps} steps"
 
     def _trained(self, how: str) -> Trained:
-        log = pd.read_csv(self.log_file)
+        log = self._log()
         metric = log["metric"].dropna()
         unit = "px end-point error" if self.settings.stage == "flow_pretrain" else "validation mIoU"
         last = f", {metric.iloc[-1]:.3f} {unit}" if len(metric) else ""
@@ -231,12 +265,15 @@ class _Trainer:
     def _resume(self) -> None:
         try:
             state = torch.load(self.state_file, map_location="cpu", weights_only=True)
+            if state.pop("digest", "") != _digest(state):
+                raise ValueError("its checksum is wrong")
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.rows = state["step"], state["rows"]
         except Exception as error:  # whatever a damaged file makes torch raise
+            why = error if type(error) is ValueError else type(error).__name__
             raise DffError(
-                f"{self.state_file} cannot be continued from ({type(error).__name__}): it is damaged, so start this "
+                f"{self.state_file} cannot be continued from ({why}): it is damaged or of another version, so start this "
                 f"stage again with --fresh."
             ) from error
 
@@ -246,18 +283,22 @@ class _Trainer:
             total=settings.steps, initial=self.step, desc=f"{settings.stage} s{settings.seed}", disable=not progress,
             leave=False, mininterval=1.0,
         )  # fmt: skip
-        self.coming = iter(upcoming(self.batches["train"], settings, self.step, self.recipe.workers))
-        try:
-            while self.step < settings.steps:
-                with _whole_step():
-                    self._one_logged_step(bar, began)
-        except KeyboardInterrupt:
-            if self.between_steps:  # else this state is neither one step's nor the next's: the saved one is good
-                self._save_state()
-            raise
-        finally:
-            bar.close()
-        self._save_result(time.perf_counter() - began)
+        numbers = range(self.step, settings.steps)
+        many = self.recipe.workers and len(numbers) >= WORTH_WORKERS
+        processes = min(8, max(1, torch.get_num_threads() - 1)) if many else 0
+        steps = Steps(self.batches["train"], settings.batch, settings.seed)
+        with bar, closing(steps.upcoming(numbers, processes)) as self.coming:
+            try:
+                with held_back() as asked:  # half a step has changed weights or batch-norm statistics
+                    while self.step < settings.steps and not asked():
+                        self._one_logged_step(bar, began)
+                    if self.step == settings.steps:
+                        self._save_result(time.perf_counter() - began)
+            except KeyboardInterrupt:
+                if self.between_steps:  # else this state is neither one step's nor the next's: the saved one is good
+                    with held_back():
+                        self._save_state()
+                raise
 
     def _one_logged_step(self, bar: tqdm, began: float) -> None:
         loss, lr = self._one_step()
@@ -315,13 +356,12 @@ class _Trainer:
         return sum(errors) / len(errors) if errors else matrix.miou()
 
     def _save_state(self) -> None:
-        self.state_file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.state_file.with_suffix(".part")
         state = dict(
             model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), step=self.step, rows=self.rows
         )
-        torch.save(state, part)
-        part.replace(self.state_file)
+        file = io.BytesIO()  # of a full disk torch says nothing that a user understands
+        torch.save({**state, "digest": _digest(state)}, file)
+        write_atomically(self.state_file, file.getvalue())
 
     def _save_result(self, seconds: float) -> None:
         settings = self.settings
@@ -334,30 +374,15 @@ class _Trainer:
             metric=self.rows[-1]["metric"], parts=PARTS.get(settings.stage, ("",)),
         )  # fmt: skip
         self.state_file.unlink(missing_ok=True)
+        self.between_steps = False  # nothing is left to save
 
 
-@contextmanager
-def _whole_step():
-    """Hold Ctrl-C back until a step is done: half a step has changed weights or batch-norm statistics. A second Ctrl-C is
-    obeyed at once. In threads, which no signal reaches, nothing is held back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed = []
-
-    def hold(number, stack):
-        """Note the first Ctrl-C, obey the second."""
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    before = signal.signal(signal.SIGINT, hold)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
+def _digest(state: dict) -> str:
+    """Of all that a run continues from."""
+    numbers = state["optimizer"]["state"]
+    tensors = {f"optimizer.{n}.{name}": tensor for n, held in numbers.items() for name, tensor in held.items()}
+    rest = [state["optimizer"]["param_groups"], state["step"], state["rows"], checkpoints.tensor_digest(tensors)]
+    return hashlib.sha256((json.dumps(rest) + checkpoints.tensor_digest(state["model"])).encode()).hexdigest()
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.05) -> float:
@@ -366,18 +391,3 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: float = 0.05) -> 
     if step < warm:
         return peak * (step + 1) / warm
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def upcoming(source, settings: Settings, first: int, workers: bool) -> Iterable[Batch]:
-    """The batches of the steps from ``first`` on, in order; made ahead by other processes where that pays.
-
-    A batch depends on seed and step alone, so that neither the number of processes nor a stop in between changes it. The
-    processes start from nothing: one that is forked from a process with threads may wait for ever, for a lock that one of
-    these threads held.
-    """
-    count = min(8, max(1, torch.get_num_threads() - 1)) if workers and settings.steps - first >= WORTH_WORKERS else 0
-    clean = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    return DataLoader(
-        Steps(source, settings.batch, settings.seed), batch_size=None, sampler=range(first, settings.steps),
-        num_workers=count, worker_init_fn=one_thread, multiprocessing_context=clean if count else None,
-    )  # fmt: skip

@@ -5,15 +5,12 @@ Networks as small as ours use one core well and two badly. So several stages are
 what is trained already is left alone, and nobody trains the same twice.
 """
 
-import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -22,10 +19,10 @@ from tqdm import tqdm
 from dfflib import paths, profiles, recipes, train
 from dfflib.data import catalogue
 from dfflib.errors import DffError
+from dfflib.stopping import GRACE, LED
 
 MOST = 4  # processes, unless more are asked for: few stages wait for nothing, and each takes a gigabyte
 POLL = 0.3  # seconds
-GRACE = 60.0  # seconds in which a stopped stage may save where it is
 
 
 class Job(NamedTuple):
@@ -149,23 +146,11 @@ def _is_trained(job: Job, profile: str, folder: Path) -> bool:
     return train.is_trained(job.stage, profile, job.seed, str(folder), job.recipe)
 
 
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """A process that is started here obeys SIGINT, even if this one was started by a shell that had it ignored (``&``)."""
-    ignored = (
-        signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread()
-    )
-    if ignored:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        if ignored:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 class _Crew:
-    """The processes at work. Leaving it by an error stops them, as Ctrl-C would, and waits until they have saved."""
+    """The processes at work. Leaving it by an error stops them, and waits until they have saved.
+
+    Each stage watches its standard input: it stops when that closes, which it does also where this process is killed.
+    """
 
     def __init__(
         self, profile: str, folder: Path, threads: int, total: int, say: Callable[[str], None], progress: bool
@@ -182,11 +167,11 @@ class _Crew:
         """Train one stage, in a process of its own."""
         log = self.folder / "train" / f"{job.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "wb") as output, _stoppable():
+        with open(log, "wb") as output:
             process = subprocess.Popen(
                 command(job, self.profile, self.folder), cwd=paths.ROOT, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": str(self.threads), LED: str(os.getpid())},
+                stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self.running[job] = process, log, time.perf_counter()
         self.started += 1
@@ -201,6 +186,7 @@ class _Crew:
         ended = [job for job, (process, _, _) in self.running.items() if process.poll() is not None]
         for job in ended:
             process, log, began = self.running.pop(job)
+            process.stdin.close()
             if process.returncode:
                 last = (
                     log.read_text(errors="replace", encoding="utf-8").replace("\r", "\n").strip().splitlines()
@@ -227,7 +213,7 @@ class _Crew:
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         self.bar.close()
         for process, _, _ in self.running.values():
-            process.send_signal(signal.SIGINT)
+            process.stdin.close()
         for process, _, _ in self.running.values():
             try:
                 process.wait(GRACE)

@@ -182,7 +182,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     again = go("keyframe", tmp_path)
     assert "before" in again.summary and again.checkpoint.read_bytes() == content
     with pytest.raises(AssertionError):
-        go("keyframe", tmp_path, steps=5)  # other settings
+        go("keyframe", tmp_path, steps=15)  # other settings
     with pytest.raises(AssertionError):
         go("keyframe", tmp_path, fresh=True)
     undo()
@@ -193,11 +193,12 @@ def test_changed_settings_train_again_and_keep_the_old_result_until_done(tmp_pat
     content = first.checkpoint.read_bytes()
     undo = break_off(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
-        go("keyframe", tmp_path, steps=4)
+        go("keyframe", tmp_path, steps=14)
     undo()
     assert first.checkpoint.read_bytes() == content
-    assert go("keyframe", tmp_path, steps=4).log["step"].tolist() == [2, 4]
-    assert checkpoints.describe(first.checkpoint)[1]["steps"] == 4
+    second = go("keyframe", tmp_path, steps=14)
+    assert "in place of a result of other settings and 12 steps" in second.summary
+    assert second.log["step"].iloc[-1] == checkpoints.describe(first.checkpoint)[1]["steps"] == 14
 
 
 def test_a_damaged_result_is_replaced(tmp_path):

@@ -4,17 +4,27 @@ A batch is a pure function of ``(seed, step)``. So a run that was stopped and re
 have seen, and so does a run in another process.
 """
 
+import multiprocessing
+import os
+import pickle
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from dfflib.data.clips import Clip
 from dfflib.data.shots import Shots
 from dfflib.errors import DffError
+from dfflib.stopping import SIGNALS
 from dfflib.warp import warp
 
 
@@ -164,10 +174,81 @@ class Steps(Dataset):
     def __init__(self, source, size: int, seed: int):
         self.source, self.size, self.seed = source, size, seed
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.source.batch(self.size, self.seed, step)
+    def __getitem__(self, step: int) -> Batch | Exception:
+        """One batch, or why there is none: an error that is raised in another process arrives as a page of traceback."""
+        try:
+            return self.source.batch(self.size, self.seed, step)
+        except (DffError, OSError) as error:
+            return error
+
+    def upcoming(self, numbers: range, processes: int = 0) -> Iterator[Batch]:
+        """The batches of some steps, in order.
+
+        Args:
+            numbers: the steps.
+            processes: that make them ahead; 0 makes each when it is asked for, and so does a source from the script or
+                notebook that is running, which other processes cannot import.
+
+        Raises:
+            DffError: a batch cannot be made, or one of the processes was ended from outside.
+        """
+        count = processes if processes and self._travels() else 0
+        # From nothing: a process forked from one with threads may wait for ever, for a lock that one of these held.
+        clean = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        loader = DataLoader(
+            self, batch_size=None, sampler=numbers, num_workers=count, worker_init_fn=_begin_worker,
+            multiprocessing_context=clean if count else None,
+        )  # fmt: skip
+        with _sheltered() if count else nullcontext():
+            batches = iter(loader)
+        try:
+            for batch in batches:
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if not re.search("DataLoader worker.*(exited|killed)", str(error)):
+                raise
+            raise DffError(
+                f"a process that makes training batches has ended ({str(error).splitlines()[0]}): this machine may be short "
+                f"of memory, and the same command continues."
+            ) from None
+
+    def _travels(self) -> bool:
+        try:
+            return b"__main__" not in pickle.dumps(self.source)
+        except Exception:  # whatever a class of the user's makes pickle raise
+            return False
 
 
-def one_thread(_: int) -> None:
-    """Keep OpenCV of such a process to one thread, as PyTorch keeps itself."""
+@contextmanager
+def _sheltered() -> Iterator[None]:
+    """What is started here does not run the main script again, which may have no main guard; and signals to the whole group,
+    as a terminal sends them, do not reach it: it ends with its trainer, which may want to finish a step."""
+    main = vars(sys.modules["__main__"])
+    kept = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
+    main["__spec__"] = None
+    masks = hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if masks else ()
+    if masks:
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # which unblocks signals
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        main.update(kept)
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker(_: int) -> None:
+    """One thread for OpenCV, as PyTorch has; and an end with the trainer, however that ends.
+
+    PyTorch's own watch looks at the parent, which here is the fork server; and that lives as long as its workers.
+    """
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (trainer.join(), os._exit(1)), name="trainer", daemon=True).start()
