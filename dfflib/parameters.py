@@ -21,8 +21,10 @@ def find_notebooks(folder: str | os.PathLike = paths.NOTEBOOKS) -> list[Path]:
     """The numbered notebooks of a folder, in order.
 
     Raises:
-        DffError: there are none.
+        DffError: there are none, or dfflib was installed without them.
     """
+    if folder == paths.NOTEBOOKS:
+        paths.need_checkout("reproduce")
     found = sorted(Path(folder).resolve().glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise DffError(f"there are no notebooks NN_*.ipynb in {folder}: restore them with `git checkout notebooks`.")

@@ -15,7 +15,7 @@ import pandas as pd
 from dfflib import checkpoints, claims
 from dfflib.bench import summary
 from dfflib.errors import DffError
-from dfflib.paths import CHECKPOINTS, FIGURES, ROOT, run_dir, write_atomically
+from dfflib.paths import CHECKPOINTS, FIGURES, ROOT, need_checkout, run_dir, write_atomically
 from dfflib.recipes import RECIPES
 from dfflib.study import VARIANTS
 from dfflib.train import checkpoint_name
@@ -37,6 +37,7 @@ def publish(profile: str = "laptop", out_dir: str | os.PathLike = "") -> list[Pa
     Returns:
         The files written.
     """
+    need_checkout("publish")
     run, written = run_dir(profile, out_dir), []
     for name in SHIPPED:
         trained = run / "checkpoints" / f"{name}.safetensors"
