@@ -1,7 +1,7 @@
 """What the Deep Feature Flow paper claims, its numbers and ours side by side, and a verdict by a rule stated beside it.
 
 Published numbers stand in ``data/published/*.csv``, each once, and are read from there (`dfflib.published`); this file holds
-none. Ours are read from a folder of tidy result files (`dfflib.evaluate.COLUMNS`), which notebooks
+none. Ours are read from a folder of tidy result files (`dfflib.results.COLUMNS`), which notebooks
 07 and 08 write:
 
 ================== =====================================================================================================
@@ -33,8 +33,9 @@ The rules are in `dfflib.claim_rules`.
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -42,10 +43,9 @@ import pandas as pd
 from dfflib import claim_rules as rules
 from dfflib import profiles
 from dfflib.claim_rules import NOT_RUN, VERDICTS, MissingRows, Rule, Verdict, paired
-from dfflib.errors import DffError
-from dfflib.evaluate import COLUMNS
 from dfflib.paths import write_atomically
 from dfflib.published import DFF, one, published, published_by_offset
+from dfflib.results import in_markdown, read_results
 from dfflib.timing import speedup
 
 __all__ = ["Claim", "claims", "ledger", "one", "paired", "published", "published_by_offset", "write_ledger"]
@@ -53,7 +53,6 @@ __all__ = ["Claim", "claims", "ledger", "one", "paired", "published", "published
 TABLES, CURVES = "08_paper_tables", "07_key_interval"  # notebooks
 HEAVY = "large + correlation"
 PUBLISHED_PAIR = "ResNet-101 + FlowNet"  # at full size, whose time needs no training
-_NUMBERS = ("interval", "offset", "value", "seed")
 
 
 # Claims.
@@ -280,18 +279,12 @@ def _read_results(folder: Path, name: str) -> pd.DataFrame:
     path = folder / f"{name}.csv"
     if not path.is_file():
         raise MissingRows(f"no {name}.csv")
-    try:
-        rows = pd.read_csv(path)
-    except ValueError:  # pandas' parser errors are some
-        rows = pd.DataFrame()
-    if not set(COLUMNS) <= set(rows) or any(not pd.api.types.is_numeric_dtype(rows[c]) for c in _NUMBERS if len(rows)):
-        raise DffError(f"{path} is no file of results: delete it, and run the notebook that writes it.")
-    return rows
+    return read_results(path)
 
 
-def _experiment(folder: Path, claim: Claim, dataset: str) -> pd.DataFrame:
+def _experiment(read: Callable[[str], pd.DataFrame], claim: Claim, dataset: str) -> pd.DataFrame:
     """The rows that a claim is judged on: accuracies of one data set, and all times and counts."""
-    rows = pd.concat([_read_results(folder, name) for name in claim.files], ignore_index=True)
+    rows = pd.concat([read(name) for name in claim.files], ignore_index=True)
     accuracy = rows["unit"] == "%"
     if not accuracy.any():
         return rows
@@ -301,10 +294,10 @@ def _experiment(folder: Path, claim: Claim, dataset: str) -> pd.DataFrame:
     return rows[~accuracy | (rows["dataset"] == names[0])]
 
 
-def _line(claim: Claim, folder: Path, dataset: str, profile: str) -> dict[str, str]:
+def _line(claim: Claim, read: Callable[[str], pd.DataFrame], dataset: str, profile: str) -> dict[str, str]:
     data = scale = ""
     try:
-        rows = _experiment(folder, claim, dataset)
+        rows = _experiment(read, claim, dataset)
         verdict = claim.rule(rows)
         shown = rows[rows["unit"] == "%"] if (rows["unit"] == "%").any() else rows
         seeds = shown["seed"].dropna().nunique()
@@ -337,7 +330,8 @@ def ledger(results_folder: str | os.PathLike, profile: str = "", dataset: str = 
     folder = Path(results_folder)
     parent = folder.resolve().parent.name
     profile = profile or (parent if parent in profiles.PROFILES else "")
-    return pd.DataFrame([_line(claim, folder, dataset, profile) for claim in claims()])
+    read = cache(partial(_read_results, folder))
+    return pd.DataFrame([_line(claim, read, dataset, profile) for claim in claims()])
 
 
 def ledger_page(table: pd.DataFrame) -> str:
@@ -354,9 +348,10 @@ def ledger_page(table: pd.DataFrame) -> str:
         "|---" * len(head) + "|",
     ]
     for row in table.to_dict("records"):
+        row = {name: in_markdown(value) for name, value in row.items()}
         cells = [f"**{row['id']}** ({row['where']}): {row['claim']}", row["published"], row["ours"], row["data"] or "-",
                  row["scale"] or "-", row["rule"], f"**{row['verdict']}**", f"`{row['notebook']}`"]  # fmt: skip
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
         "*Ours* are our own small networks on the data and at the scale named in the row, never on Cityscapes or ImageNet VID: "

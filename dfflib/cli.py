@@ -188,14 +188,20 @@ def evaluate(checkpoint: str, profile: str, interval: int, seed: int, out: str) 
 
 
 @main.command()
-@_profile
+@click.option("--profile", required=True, help="That made the run; the one that README.md names.")
 @click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
 def publish(profile: str, out_dir: str) -> None:
-    """Renew what the repository shows from a finished run: shipped checkpoints, figures, and the README's table."""
+    """Renew what the repository shows from a finished run: shipped checkpoints, figures, and the README's tables.
+
+    Everything is checked first; then all of it is written, or nothing.
+    """
     from dfflib.publish import publish as run
 
-    for path in run(profile, out_dir):
+    written = run(profile, out_dir)
+    for path in written:
         click.echo(path)
+    if not written:
+        click.echo("The repository shows this run already: nothing has changed.")
 
 
 @main.group()

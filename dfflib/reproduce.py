@@ -10,8 +10,10 @@ Nothing here imports torch: a second run, which skips everything, takes a few se
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -152,16 +154,32 @@ def _read_state(file: Path) -> dict:
     """What the last successful run noted; empty if there was none, or if the file is damaged (then it runs again)."""
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
-        return state if {"key", "seconds", "outputs"} <= state.keys() else {}
-    except (OSError, ValueError, AttributeError):
+        names, digests = state["outputs"], state.setdefault("digests", {})  # runs before 0.2 noted no digests
+        whole = isinstance(names, list) and all(
+            re.fullmatch(r"(figures|results)/[^/\0]+", name) for name in [*names, *digests]
+        )
+        whole = whole and all(isinstance(text, str) for text in [state["key"], *digests.values()])
+        known = isinstance(state["parameters"], dict) and 0 <= state["seconds"] < math.inf
+        return state if whole and known else {}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return {}
+
+
+def finished(folder: Path) -> dict[str, dict]:
+    """What every notebook noted that has finished in a run folder, by name: ``parameters``, ``digests`` of its outputs."""
+    return {file.stem: state for file in sorted((folder / "state").glob("*.json")) if (state := _read_state(file))}
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _is_done(task: _Task, folder: Path) -> bool:
     files = _files(folder, task.name)
     state = _read_state(files["state"])
     wrote = [files["executed"], files["html"], *(folder / name for name in state.get("outputs", []))]
-    return state.get("key") == task.key and all(file.is_file() for file in wrote)
+    return state.get("key") == task.key and all(os.path.isfile(file) for file in wrote)
 
 
 def _outcome_before(notebook: Path, folder: Path) -> Outcome:
@@ -233,10 +251,10 @@ def _run(task: _Task, folder: Path, line: "_Progress") -> Outcome:
         return Outcome(task.notebook, "failed", time.perf_counter() - began, _describe(task.name, error) + kept)
     files["running"].replace(files["executed"])
     seconds = round(time.perf_counter() - began, 1)
-    outputs = [str(path.relative_to(folder)) for path in report.outputs_of(task.name, folder)]
+    digests = {path.relative_to(folder).as_posix(): digest_of(path) for path in report.outputs_of(task.name, folder)}
     state = dict(
         key=task.key, seconds=seconds, finished=datetime.now().astimezone().isoformat(timespec="seconds"),
-        parameters=task.parameters, versions=_versions(), outputs=outputs,
+        parameters=task.parameters, versions=_versions(), outputs=list(digests), digests=digests,
     )  # fmt: skip
     paths.write_atomically(files["state"], json.dumps(state, indent=1))
     return Outcome(task.notebook, "run", seconds, html=files["html"])
