@@ -33,9 +33,8 @@ The rules are in `dfflib.claim_rules`.
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -282,9 +281,9 @@ def _read_results(folder: Path, name: str) -> pd.DataFrame:
     return read_results(path)
 
 
-def _experiment(read: Callable[[str], pd.DataFrame], claim: Claim, dataset: str) -> pd.DataFrame:
+def _experiment(folder: Path, claim: Claim, dataset: str) -> pd.DataFrame:
     """The rows that a claim is judged on: accuracies of one data set, and all times and counts."""
-    rows = pd.concat([read(name) for name in claim.files], ignore_index=True)
+    rows = pd.concat([_read_results(folder, name) for name in claim.files], ignore_index=True)
     accuracy = rows["unit"] == "%"
     if not accuracy.any():
         return rows
@@ -294,10 +293,10 @@ def _experiment(read: Callable[[str], pd.DataFrame], claim: Claim, dataset: str)
     return rows[~accuracy | (rows["dataset"] == names[0])]
 
 
-def _line(claim: Claim, read: Callable[[str], pd.DataFrame], dataset: str, profile: str) -> dict[str, str]:
+def _line(claim: Claim, folder: Path, dataset: str, profile: str) -> dict[str, str]:
     data = scale = ""
     try:
-        rows = _experiment(read, claim, dataset)
+        rows = _experiment(folder, claim, dataset)
         verdict = claim.rule(rows)
         shown = rows[rows["unit"] == "%"] if (rows["unit"] == "%").any() else rows
         seeds = shown["seed"].dropna().nunique()
@@ -330,8 +329,7 @@ def ledger(results_folder: str | os.PathLike, profile: str = "", dataset: str = 
     folder = Path(results_folder)
     parent = folder.resolve().parent.name
     profile = profile or (parent if parent in profiles.PROFILES else "")
-    read = cache(partial(_read_results, folder))
-    return pd.DataFrame([_line(claim, read, dataset, profile) for claim in claims()])
+    return pd.DataFrame([_line(claim, folder, dataset, profile) for claim in claims()])
 
 
 def ledger_page(table: pd.DataFrame) -> str:

@@ -18,6 +18,8 @@ from string import Template
 from urllib.parse import quote
 
 from dfflib import __version__, profiles
+from dfflib.errors import DffError
+from dfflib.parameters import read_notebook
 from dfflib.paths import write_atomically
 
 LONG_TABLE = 12  # rows; longer ones are folded
@@ -164,10 +166,14 @@ def _gpu() -> str:
 
 
 def headline(notebook: Path) -> tuple[str, str]:
-    """Title and one-line description of a notebook: its first heading and its first paragraph, as plain text."""
-    import nbformat
+    """Title and one-line description of a notebook: its first heading and its first paragraph, as plain text.
 
-    cells = nbformat.read(notebook, as_version=4).cells
+    A notebook that cannot be read has its name for a title.
+    """
+    try:
+        cells = read_notebook(notebook).cells
+    except DffError:
+        return notebook.stem, ""
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     heading = re.search(r"^#\s+(.+)$", text, re.MULTILINE)
     blocks = (block.strip() for block in re.split(r"\n\s*\n|^#.*$", text, flags=re.MULTILINE))

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Self
 
 from dfflib import paths, profiles, report
+from dfflib.errors import DffError
 from dfflib.locks import held
-from dfflib.parameters import assign_parameters, find_notebooks, select
+from dfflib.parameters import assign_parameters, find_notebooks, read_notebook, select
 from dfflib.report import Outcome
 
 
@@ -100,17 +101,36 @@ def reproduce(
     profiles.get(profile)
     every = find_notebooks(notebooks)
     selected = select(every, only)
-    passed = assign_parameters(selected, profile, parameters or {}, out_dir)
+    broken = _unreadable(selected)
+    passed = assign_parameters([path for path in selected if path not in broken], profile, parameters or {}, out_dir)
     with held(profile, out_dir, "dfflib reproduce") as folder, _terminate_as_interrupt():
         common = _digest_of_code()
-        tasks = [_task(path, passed[path], common) for path in selected]
+        tasks = [_task(path, given, common) for path, given in passed.items()]
         whole = not profiles.get(profile).shipped and not only and not parameters
         if whole and jobs != 1 and not all(_is_done(task, folder) for task in tasks):
             _train_first(profile, folder, jobs, progress)
         outcomes = _run_all(tasks, folder, force, progress)
+        outcomes |= {path.stem: Outcome(path, "failed", error=why) for path, why in broken.items()}
         everything = [outcomes.get(path.stem) or _outcome_before(path, folder) for path in every]
         index = report.write_index(folder, profile, everything)
     return Summary(folder, index, everything, time.perf_counter() - began)
+
+
+def _unreadable(notebooks: list[Path]) -> dict[Path, str]:
+    """Those that are no notebooks, and why: they fail, and do not stop the others.
+
+    Raises:
+        DffError: no other is there.
+    """
+    found = {}
+    for path in notebooks:
+        try:
+            read_notebook(path)
+        except DffError as error:
+            found[path] = str(error)
+    if len(found) == len(notebooks):
+        raise DffError(next(iter(found.values())))
+    return found
 
 
 # What is done already.
@@ -128,9 +148,7 @@ def _digest_of_code() -> str:
 
 
 def _task(notebook: Path, parameters: dict, common: str) -> _Task:
-    import nbformat
-
-    cells = [[cell.cell_type, cell.source] for cell in nbformat.read(notebook, as_version=4).cells]
+    cells = [[cell.cell_type, cell.source] for cell in read_notebook(notebook).cells]
     text = json.dumps([cells, parameters, common], sort_keys=True)
     return _Task(notebook, parameters, hashlib.sha256(text.encode()).hexdigest(), len(cells))
 
@@ -267,6 +285,7 @@ def _execute(task: _Task, target: Path, line: "_Progress") -> None:
     try:
         papermill.execute_notebook(
             str(task.notebook), str(target), parameters=task.parameters, progress_bar=False, kernel_name="python3",
+            language="python",
             kernel_manager_class=_this_python(), on_cell_start=line.cell,
             cwd=str(paths.ROOT),  # a kernel finds dfflib there even where it is not installed
         )  # fmt: skip
