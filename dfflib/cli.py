@@ -45,6 +45,9 @@ _jobs = click.option(
 @click.version_option(__version__, prog_name="dfflib")
 def main() -> None:
     """Deep Feature Flow: run the notebooks, segment a video, train, evaluate."""
+    for stream in (sys.stdout, sys.stderr):  # a name or sign that the terminal cannot show is no reason to fail
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @main.command()

@@ -210,7 +210,7 @@ def _gallery(outcome: Outcome, folder: Path) -> str:
 
 
 def _figure(path: Path, folder: Path) -> str:
-    link, name = _link(path, folder), escape(path.name)
+    link, name = _link(path, folder), _shown(path)
     if path.suffix.lower() in VIDEOS:
         medium = f'<video src="{link}" controls loop muted preload="metadata" title="{name}"></video>'
     else:
@@ -219,7 +219,12 @@ def _figure(path: Path, folder: Path) -> str:
 
 
 def _link(path: Path, folder: Path) -> str:
-    return quote(path.relative_to(folder).as_posix())
+    return quote(os.fsencode(path.relative_to(folder).as_posix()))
+
+
+def _shown(path: Path) -> str:
+    """A file's name as HTML, also where it is no text."""
+    return escape(os.fsencode(path.name).decode(errors="replace"))
 
 
 def _tables(folder: Path) -> list[str]:
@@ -230,7 +235,7 @@ def _table(path: Path, folder: Path) -> str:
     """One result file: columns that never change become its caption, numbers are rounded, long tables are folded."""
     import pandas as pd
 
-    link = f'<a href="{_link(path, folder)}">{escape(path.name)}</a>'
+    link = f'<a href="{_link(path, folder)}">{_shown(path)}</a>'
     try:
         table = pd.read_csv(path).dropna(axis="columns", how="all")
     except (ValueError, OSError) as error:  # an empty or damaged file must not cost the whole page

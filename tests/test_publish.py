@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +17,7 @@ from dfflib.claims import write_ledger
 from dfflib.cli import main
 from dfflib.dff import build
 from dfflib.errors import DffError
-from dfflib.paths import CHECKPOINTS, FIGURES, NOTEBOOKS, write_atomically
+from dfflib.paths import CHECKPOINTS, FIGURES, NOTEBOOKS, ROOT, write_atomically
 from dfflib.reproduce import digest_of
 from dfflib.stages import PARTS
 
@@ -263,6 +265,25 @@ def test_there_is_no_default_profile_and_no_run_is_made(tmp_path, monkeypatch):
     assert result.exit_code == 2 and "--profile" in result.output
     result = CliRunner().invoke(main, ["publish", "--profile", "laptop", "--out-dir", str(tmp_path / "absent")])
     assert result.exit_code == 2 and "there is no run" in result.output and not (tmp_path / "absent").exists()
+
+
+def test_a_page_of_another_encoding_is_written_whole(tmp_path):
+    """Publishing from a process whose locale is not UTF-8 leaves README and ledger as they are."""
+    repo, run = lay_out(tmp_path)
+    rewrite(run, "results/03_keyframe.csv", lambda rows: rows.assign(value=rows.value / 2))
+    before = files_of(repo)
+    code = (
+        "from pathlib import Path; from dfflib import publish as p; import sys; repo = Path(sys.argv[1]); "
+        "p.README = repo / 'README.md'; "
+        "p.FIGURES, p.CHECKPOINTS = repo / 'figures', repo / 'checkpoints'; print(p.publish('laptop', sys.argv[2]))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(repo), str(run)], check=True, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+             "PYTHONIOENCODING": "cp1252"},
+    )  # fmt: skip
+    after = files_of(repo)
+    assert [name for name in after if after[name] != before[name]] == ["figures/results/03_keyframe.csv"]
 
 
 @pytest.fixture
