@@ -23,10 +23,10 @@ from dfflib.colours import overlay
 from dfflib.data.video import VideoWriter, read_stream, sample_clip
 from dfflib.dff import DeepFeatureFlow, build
 from dfflib.errors import DffError
-from dfflib.evaluate import tidy, write_results
 from dfflib.flops import CLASSES, TABLE2_FLOWS
 from dfflib.inference import keep_memory, prepare
 from dfflib.profiles import versions
+from dfflib.results import tidy, write_results
 from dfflib.schedule import FixedInterval
 from dfflib.stream import Engine, flow_source, predictions, segment_video
 from dfflib.timing import median_ms, medians_ms, parts, speedup

@@ -47,6 +47,9 @@ _jobs = click.option(
 @click.version_option(__version__, prog_name="dfflib")
 def main() -> None:
     """Deep Feature Flow: run the notebooks, segment a video, train, evaluate."""
+    for stream in (sys.stdout, sys.stderr):  # a name or sign that the terminal cannot show is no reason to fail
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @main.command()
@@ -204,16 +207,20 @@ def evaluate(checkpoint: str, profile: str, interval: int, seed: int, out: str) 
 
 
 @main.command()
-@_profile
+@click.option("--profile", required=True, help="That made the run; the one that README.md names.")
 @click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
 def publish(profile: str, out_dir: str) -> None:
-    """Renew what the repository shows from a finished run: shipped checkpoints, figures, and the README's table."""
-    from dfflib.locks import held
+    """Renew what the repository shows from a finished run: shipped checkpoints, figures, and the README's tables.
+
+    Everything is checked first; then all of it is written, or nothing.
+    """
     from dfflib.publish import publish as run
 
-    with held(profile, out_dir, "dfflib publish"):
-        for path in run(profile, out_dir):
-            click.echo(path)
+    written = run(profile, out_dir)
+    for path in written:
+        click.echo(path)
+    if not written:
+        click.echo("The repository shows this run already: nothing has changed.")
 
 
 @main.group()

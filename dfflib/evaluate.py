@@ -1,4 +1,4 @@
-"""Accuracy by distance from the key frame, averaged as the paper averages; and the format of every result file.
+"""Accuracy by distance from the key frame, averaged as the paper averages.
 
 The paper's protocol (section 5.1 and the authors' clarification): for every labelled frame i and every offset d = 0 .. l-1,
 evaluate the pair (k = i - d, i); one mIoU per offset; then average the mIoUs. Offset 0, the plain per-frame result, is part
@@ -16,17 +16,20 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dfflib import __version__, profiles
+from dfflib import profiles
 from dfflib.data.clips import IGNORE, Clip, check_labels
 from dfflib.data.shots import Shots
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
 from dfflib.flow import ExactFlow, FlowSource, ZeroFlow
 from dfflib.paths import write_atomically
+from dfflib.results import COLUMNS, tidy, write_results
 from dfflib.schedule import FixedInterval
 
-COLUMNS = ["experiment", "dataset", "method", "interval", "offset", "metric", "value", "unit", "seed", "device",
-           "seconds", "version"]  # fmt: skip
+__all__ = [
+    "COLUMNS", "ConfusionMatrix", "average_over_offsets", "by_offset", "count_pairs", "default_methods", "evaluate_checkpoint",
+    "evaluated_frames", "tidy", "write_results",
+]  # fmt: skip
 
 
 class ConfusionMatrix:
@@ -215,26 +218,6 @@ def average_over_offsets(table: pd.DataFrame, metric: str = "miou") -> pd.DataFr
         mean = group["value"].expanding().mean()
         parts.append(pd.DataFrame({**dict(zip(keys, values)), "interval": group["offset"] + 1, "value": mean}))
     return pd.concat(parts, ignore_index=True)
-
-
-def tidy(table: pd.DataFrame, experiment: str, dataset: str, **columns) -> pd.DataFrame:
-    """A table in the workbook's result format: one row per number, the same columns everywhere.
-
-    Args:
-        table: has at least ``metric, value, unit``; other known columns are kept, unknown ones dropped.
-        experiment, dataset: what was measured on what.
-        columns: the same value for every row: ``seed``, ``interval``, ``seconds`` and so on.
-    """
-    known = dict(
-        experiment=experiment, dataset=dataset, device=profiles.describe_device(), version=__version__, **columns
-    )
-    return table.assign(**known).reindex(columns=COLUMNS)
-
-
-def write_results(table: pd.DataFrame, name: str, folder: str | os.PathLike) -> Path:
-    """Write tidy rows to ``folder/results/name.csv``, atomically."""
-    text = table.reindex(columns=COLUMNS).to_csv(index=False, float_format="%.6g")
-    return write_atomically(Path(folder) / "results" / f"{name}.csv", text)
 
 
 def evaluate_checkpoint(

@@ -8,9 +8,13 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dfflib import paths
 from dfflib.errors import DffError
+
+if TYPE_CHECKING:
+    import nbformat
 
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": list, "dict": dict}
 # Every notebook gets these two; they have options of their own.
@@ -113,10 +117,29 @@ def _literal(value: object) -> object:
     return value
 
 
-def _declared(notebook: Path) -> dict[str, dict]:
-    import papermill
+def read_notebook(path: str | os.PathLike) -> "nbformat.NotebookNode":
+    """A notebook with all that is looked for in one: cells with type, text and metadata.
+
+    Raises:
+        DffError: it cannot be read, or lacks a field.
+    """
+    import nbformat
 
     try:
-        return papermill.inspect_notebook(str(notebook))
+        book = nbformat.read(path, as_version=4)
+        for cell in book.cells:
+            if not isinstance(cell.source, str) or cell.cell_type not in ("code", "markdown", "raw"):
+                raise ValueError("a cell is of no known kind")
+            list(map(str.lower, cell.metadata.get("tags", [])))
+        book.metadata.get("kernelspec", {}).get("name")
+        return book
     except Exception as error:  # nbformat raises its own kinds for broken JSON, old formats, missing fields
-        raise DffError(f"{notebook} is not a readable notebook ({type(error).__name__}): restore it.") from error
+        raise DffError(f"{path} is not a readable notebook ({type(error).__name__}): restore it.") from error
+
+
+def _declared(notebook: Path) -> dict[str, dict]:
+    """Parameters of a notebook as papermill knows them; it is python, whether its metadata say so or not."""
+    from papermill.translators import PythonTranslator
+
+    cells = [cell for cell in read_notebook(notebook).cells if "parameters" in cell.metadata.get("tags", [])]
+    return {found.name: found._asdict() for found in PythonTranslator.inspect(cells[0])} if cells else {}

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from html import escape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -194,7 +195,7 @@ def image_tag(path: str | Path) -> str:
     path = Path(path)
     data = base64.b64encode(path.read_bytes()).decode()
     kind = path.suffix.lstrip(".").lower()
-    return f'<img src="data:image/{kind};base64,{data}" alt="{path.name}" style="max-width: 100%">'
+    return f'<img src="data:image/{kind};base64,{data}" alt="{escape(path.name)}" style="max-width: 100%">'
 
 
 def maps(values, titles=(), unit: str = "", limit: float | None = None, columns: int | None = None, width: float = 11.0,
