@@ -12,6 +12,7 @@ import av
 from dfflib.data.clips import agreed_rate
 from dfflib.data.decoders import open_container, stated_rate
 
+SHORTEST = 1e-6  # seconds between two frames; less is rounding
 LONGEST = 30 * 3600.0
 """Seconds between two frames beyond which a time counts as damaged, as in FFmpeg."""
 BROADCAST_LONGEST = 10.0
@@ -63,7 +64,7 @@ class Clock:
         if self.times:
             last, step = self.times[-1], self.end - self.times[-1]
             late = time - last
-            wrong = not 0 < late <= max(self._longest, 3 * step)
+            wrong = not SHORTEST < late <= max(self._longest, 3 * step)
             if wrong and (self._astray or abs(late) > 1):
                 self._zero, time = stamp - self.end, self.end
             elif wrong:

@@ -100,7 +100,7 @@ def decode_in_order(container, stream, path: Path, problem: Callable[[str], None
 
     A packet that cannot be decoded is left out and counted, and decoding goes on with the next one.
     """
-    count, lost, broken_at, end, partial = 0, 0, None, 0.0, False
+    count, pictures, lost, broken_at, end, partial = 0, 0, 0, None, 0.0, False
     packets = container.demux(stream, *container.streams.audio)  # sound tells, too, how far the file goes
     while True:
         packet = None
@@ -114,6 +114,7 @@ def decode_in_order(container, stream, path: Path, problem: Callable[[str], None
                     end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index != stream.index:
                 continue
+            pictures += packet.size > 0 and not packet.is_discard
             frames = packet.decode()
         except av.EOFError:
             break
@@ -126,7 +127,8 @@ def decode_in_order(container, stream, path: Path, problem: Callable[[str], None
         for frame in frames:
             yield frame
             count += 1
-    sentence = _loss(path, count, lost, broken_at)
+    silent = pictures - count if _one_picture_a_packet(container, stream) else 0  # decoders leave out without a word
+    sentence = _loss(path, count, max(lost, silent) if lost or silent > FEW else 0, broken_at)
     if cut_short(stream, path) or partial or _ends_early(container, stream, path, end):
         stated = f" of {stream.frames}" if stream.frames > count else ""
         sentence = (
@@ -141,10 +143,18 @@ def _loss(path: Path, count: int, lost: int, broken_at: int | None) -> str:
     if not lost:
         return ""
     packets = "1 packet" if lost == 1 else f"{lost} packets"
+    first = f", the first after {broken_at} frames" if broken_at is not None else ""
     return (
-        f"{path} is damaged: {packets} could not be decoded, the first after frame {broken_at}, and {count} frames could; "
+        f"{path} is damaged: {packets} could not be decoded{first}, and {count} frames could; "
         f"copy or download it again to get them all."
     )
+
+
+def _one_picture_a_packet(container, stream) -> bool:
+    """True where every packet is a picture that is shown: not in codecs with hidden pictures, nor where fields are apart."""
+    context, kind = stream.codec_context, container.format.name.split(",")[0]
+    whole = context.field_order <= 1 and kind in ("mov", "matroska", "avi")
+    return whole and context.name in ("h264", "hevc", "mpeg4", "mjpeg")
 
 
 def cut_short(stream, path: Path) -> bool:
