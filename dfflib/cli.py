@@ -97,9 +97,15 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
               help="Enlarge class scores, or, cheaper, the labels.")  # fmt: skip
 @click.option("--compile", is_flag=True, help="Use torch.compile; pays for long videos.")
 @click.option("--short-side", type=click.IntRange(min=1), default=None, help="Resize frames to this many pixels first.")
+@click.option("--fps", type=float, default=None, metavar="F",
+              help="Frames per second of a folder (25 unless given), or in place of the times that a file states.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 def segment(video: str, force: bool, **options) -> None:
-    """Segment VIDEO (a file or a folder of frames) and write it with the classes painted over."""
+    """Segment VIDEO (a file or a folder of frames) and write it with the classes painted over.
+
+    Frames keep their times; sound is dropped. Until all is written, and after an interruption, the file is called
+    NAME.part.mp4.
+    """
     from pathlib import Path
 
     from dfflib.stream import default_out, segment_video
@@ -110,6 +116,8 @@ def segment(video: str, force: bool, **options) -> None:
     done = segment_video(video, progress=True, **options)
     speed = f"in {done.seconds:.1f} s, {done.fps:.1f} frames a second"
     click.echo(f"{done.frames} frames ({done.key_frames} key frames) {speed}: {done.out}")
+    for remark in done.remarks:
+        click.echo(remark, err=True)
     if done.problem:
         click.echo(done.problem, err=True)
         sys.exit(3)

@@ -26,8 +26,8 @@ from tqdm.auto import tqdm
 from dfflib import checkpoints
 from dfflib.colours import overlay
 from dfflib.data.ahead import ahead
-from dfflib.data.video import read_stream, resized_shape
-from dfflib.data.video_writer import VideoWriter
+from dfflib.data.video import VideoStream, read_stream, resized_shape
+from dfflib.data.video_writer import FASTEST, VideoWriter, part_of
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
 from dfflib.flow import DISFlow, FlowSource, ZeroFlow
@@ -46,6 +46,7 @@ FLOW_SOURCES = {
 MOST = 16  # frames of a batch: of a longer interval, so many at a time
 BATCH_BYTES = 2**29  # and of large frames so many as these bytes hold
 LABEL_BYTES, IMAGE_BYTES = 12, 120  # of a frame: for each pixel of its labels, and for each that the networks see
+DEFAULT_INTERVAL = 5
 AHEAD = 8  # frames decoded ahead of the networks
 
 
@@ -61,13 +62,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Segmented:
-    """What `segment_video` did: the file, how much, how fast, and how the input ended if it ended badly."""
+    """What `segment_video` did: the file, how much, how fast, how the input ended if it ended badly, and what to know of it."""
 
     out: Path
     frames: int
     key_frames: int
     seconds: float
     problem: str | None
+    remarks: tuple[str, ...] = ()
 
     @property
     def fps(self) -> float:
@@ -245,16 +247,20 @@ def default_out(video: str | os.PathLike) -> Path:
 
 
 def segment_video(
-    video: str | os.PathLike, out: str | os.PathLike | None = None, interval: int = 5,
+    video: str | os.PathLike, out: str | os.PathLike | None = None, interval: int = DEFAULT_INTERVAL,
     checkpoint: str | os.PathLike | Engine | None = None, flow: str = "network", short_side: int | None = None,
     progress: bool = True, mode: str = "batched", labels: str = "full", precision: str = "auto", compile: bool = False,
+    fps: float | None = None,
 ) -> Segmented:  # fmt: skip
-    """Segment a video file or a folder of frames, and write it with its labels painted over (H.264).
+    """Segment a video file or a folder of frames, and write it with its labels painted over (H.264), without its sound.
+
+    Each frame is shown when it is shown in the video, and pixels keep their shape. While it is written, the file is called
+    ``NAME.part.mp4``; if something stops the work, it stays so, and an earlier file of the final name stays, too.
 
     Args:
         video: file or folder.
         out: ``.mp4`` to write; None means `default_out`.
-        interval: l, frames from key frame to key frame.
+        interval: l, frames from key frame to key frame; beyond the length of the video only its first frame is one.
         checkpoint: weights; None takes the shipped, jointly trained ones. Or an `Engine` that is ready: it has its own flow,
             size, labels and precision, and those given here are not looked at.
         flow: one of `FLOW_SOURCES`.
@@ -264,38 +270,62 @@ def segment_video(
         labels: ``"full"`` or ``"coarse"``, see `Engine`.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``.
         compile: see `dfflib.inference.prepare`.
+        fps: frames per second of a folder (25 unless given), or of a file in place of the times that it states.
 
     Returns:
         What was done; ``problem`` is set when the video ended badly. Everything readable before that is in the file.
 
     Raises:
         DffError: no such video or checkpoint, no frames, a bad interval, or frames smaller than the network's stride.
+        KeyboardInterrupt: as it came, and says where the frames so far are.
     """
     source = flow_source(flow)
-    FixedInterval(interval)  # a bad interval fails before anything is loaded
+    schedule = FixedInterval(interval)  # a bad interval fails before anything is loaded
     checkpoint = SHIPPED if checkpoint is None else checkpoint
     if not isinstance(checkpoint, Engine) and short_side is None:
         short_side = checkpoints.describe(checkpoint)[1].get("short_side")
     out = default_out(video) if out is None else Path(out)
-    with read_stream(video) as stream:
-        schedule = FixedInterval(interval, stream.num_frames)
+    if os.path.realpath(part_of(out)) == os.path.realpath(video):
+        raise DffError(f"{video} is where {out} is kept while it is written: rename it, or name another file to write.")
+    with read_stream(video, fps=fps) as stream:
         engine = checkpoint
         if not isinstance(engine, Engine):
             model = checkpoints.load_segmenter(checkpoint)
             model = prepare(model if source is None else model.with_flow(source), compile=compile)
             engine = Engine(model, short_side, labels, precision)
-        began, count, keys = time.perf_counter(), 0, 0
-        frames = ahead(stream, AHEAD)
-        bar = tqdm(
-            frames, total=stream.num_frames, desc=Path(video).name, unit="frame", disable=not progress,
-            leave=False, mininterval=1.0,
-        )  # fmt: skip
-        # Whatever happens, the bar is gone before an error is told, and nobody decodes any more when the file is closed.
-        with contextlib.closing(frames), bar:
-            results = predictions(engine, bar, schedule, mode=mode)
-            first = next(results)  # whatever is wrong with the frames shows now, before anything is written
-            with VideoWriter(out, stream.fps, stream.size) as writer:
+        began = time.perf_counter()
+        count, keys = _paint(engine, stream, schedule, mode, out, Path(video).name if progress else None)
+        remarks = list(stream.remarks)
+        if interval > max(count, DEFAULT_INTERVAL):
+            remarks.append(
+                f"{video} has only {count} frames, fewer than the key-frame interval of {interval}: one key frame."
+            )
+        return Segmented(out, count, keys, time.perf_counter() - began, stream.problem, tuple(remarks))
+
+
+def _paint(
+    engine: Engine, stream: VideoStream, schedule: FixedInterval, mode: str, out: Path, name: str | None
+) -> tuple[int, int]:
+    """Write a stream with its labels painted over; returns the numbers of frames and of key frames. A name shows a bar."""
+    keys, fps = 0, min(stream.fps, FASTEST)
+    frames = ahead(stream, AHEAD)
+    bar = tqdm(
+        frames, total=stream.num_frames, desc=name, unit="frame", disable=name is None, leave=False, mininterval=1.0
+    )
+    # Whatever happens, the bar is gone before an error is told, and nobody decodes any more when the file is closed.
+    with contextlib.closing(frames), bar:
+        results = predictions(engine, bar, schedule, mode=mode)
+        first = next(results)  # whatever is wrong with the frames shows now, before anything is written
+        writer = VideoWriter(out, fps, stream.size, stream.pixel_aspect)
+        try:
+            with writer:
                 for result in itertools.chain([first], results):
-                    writer.write(overlay(result.frame, result.labels))
-                    count, keys = count + 1, keys + result.is_key
-        return Segmented(out, count, keys, time.perf_counter() - began, stream.problem)
+                    writer.write(overlay(result.frame, result.labels), stream.times[result.index])
+                    keys += result.is_key
+                writer.close(stream.duration)
+        except (DffError, KeyboardInterrupt) as stop:
+            if not writer.part.exists():
+                raise
+            said = str(stop).rstrip(".") or "stopped"
+            raise type(stop)(f"{said}; the {writer.num_frames} frames until then are in {writer.part}.") from None
+    return writer.num_frames, keys

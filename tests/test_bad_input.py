@@ -77,7 +77,7 @@ def refused(folder, *arguments):
 
 VIDEOS = {
     "missing.mp4": "does not exist", "notes.mp4": "not a video", "cut.mp4": "cut short", "zero.mp4": "empty",
-    "none.mkv": "no", "one.mp4": "only 1 frame", "tiny.mp4": "stride of 4", "no_images": "no images",
+    "none.mkv": "no", "tiny.mp4": "stride of 4", "no_images": "no images",
     "mixed": "resize the images", "small": "stride of 4",
 }  # fmt: skip
 
@@ -94,7 +94,7 @@ def test_videos(folder, tmp_path, name, said):
     assert out.read_bytes() == PRECIOUS and list(tmp_path.iterdir()) == [out]
 
 
-@pytest.mark.parametrize("interval, said", [(0, "interval is 0"), (-1, "interval is -1"), (7, "only 6 frames")])
+@pytest.mark.parametrize("interval, said", [(0, "interval is 0"), (-1, "interval is -1")])
 def test_intervals(folder, tmp_path, interval, said):
     out = tmp_path / "out.mp4"
     line = refused(folder, "segment", folder / "good.mp4", "--checkpoint", folder / "good.safetensors",
