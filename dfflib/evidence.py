@@ -158,10 +158,10 @@ def check_checkpoint(path: Path, stage: str, seed: int, recipe: str, profile: pr
                            f"{value!r}; {again}.")  # fmt: skip
     if model != cook.model:
         raise DffError(f"{path} cannot be published: it holds another model than recipe {recipe}; {again}.")
+    log = read_table(path.with_suffix(".csv"), LOG, "no training log", again)
+    if not len(log) or log["step"].iloc[-1] != steps or not log["step"].is_monotonic_increasing:
+        raise DffError(f"{path.with_suffix('.csv')} is not the log of {steps} steps: {again}.")
     if not train.is_trained(stage, profile.name, seed, str(run), recipe):
         raise DffError(f"{path} cannot be published: it was trained with other settings than today's, or from other "
                        f"checkpoints than those beside it; {again}.")  # fmt: skip
     checkpoints.load_model(path)
-    log = read_table(path.with_suffix(".csv"), LOG, "no training log", again)
-    if not len(log) or log["step"].iloc[-1] != steps or not log["step"].is_monotonic_increasing:
-        raise DffError(f"{path.with_suffix('.csv')} is not the log of {steps} steps: {again}.")

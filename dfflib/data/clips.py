@@ -60,8 +60,8 @@ class LazyStack:
         close: frees what ``make`` holds, until it is called again.
     """
 
-    def __init__(self, make: Callable[[int], Tensor], length: int, close: Callable[[], None] = lambda: None):
-        self._make, self._length, self.close = make, length, close
+    def __init__(self, make: Callable[[int], Tensor], length: int, close: Callable[[], None] | None = None):
+        self._make, self._length, self._close = make, length, close
 
     def __len__(self) -> int:
         return self._length
@@ -75,6 +75,11 @@ class LazyStack:
             return self._make(self._inside(operator.index(key)))
         items = [self._make(self._inside(operator.index(i))) for i in key]
         return torch.stack(items) if items else self._make(0)[None][:0]
+
+    def close(self) -> None:
+        """Free what is open behind the items. Asking for one opens it again."""
+        if self._close is not None:
+            self._close()
 
     def _numbers(self, key: np.ndarray) -> int | list[int]:
         """Indices from an array: whole numbers, or one bool per item of the stack."""

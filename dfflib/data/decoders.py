@@ -150,7 +150,7 @@ def decode_in_order(container, stream, path: Path, problem: Callable[[str], None
                 partial = packet.is_corrupt
                 if packet.pts is not None:
                     end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index != stream.index:
+            if packet.stream.index != stream.index:  # not stream_index, which the packets that flush lack
                 continue
             pictures += packet.size > 0 and not packet.is_discard
             frames = packet.decode()
