@@ -22,7 +22,8 @@ from dfflib.data.shots import Shots
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
 from dfflib.flow import ExactFlow, FlowSource, ZeroFlow
-from dfflib.paths import write_atomically
+from dfflib.limits import check
+from dfflib.paths import output_file, run_folder, write_atomically
 from dfflib.schedule import FixedInterval
 
 COLUMNS = ["experiment", "dataset", "method", "interval", "offset", "metric", "value", "unit", "seed", "device",
@@ -228,7 +229,7 @@ def write_results(table: pd.DataFrame, name: str, folder: str | os.PathLike) -> 
 
 def evaluate_checkpoint(
     checkpoint: str | os.PathLike = "", profile: str = "smoke", interval: int = 5, seed: int = 0,
-    out: str | os.PathLike = "", progress: bool = True,
+    out: str | os.PathLike = "", progress: bool = True, force: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Measure a checkpoint on the test part of the intensity-threshold set, by offset.
 
@@ -237,15 +238,27 @@ def evaluate_checkpoint(
         profile: frame size and how many frames.
         interval: l.
         seed: which of the profile's models.
-        out: where to write the tidy CSV; empty means ``runs/<profile>/results/evaluate.csv``.
+        out: where to write the tidy CSV; empty means ``runs/<profile>/results/evaluate.csv``, which is renewed.
+        progress: show a bar.
+        force: whether a file at ``out`` may be replaced.
+
+    Raises:
+        DffError: no such checkpoint or profile, an interval that no clip is long enough for, or ``out`` is not to be
+            written: all of it before the work.
     """
     from dfflib.checkpoints import load_segmenter
     from dfflib.data.sets import threshold_set
-    from dfflib.paths import run_dir
     from dfflib.train import ensure
 
     chosen = profiles.get(profile)
+    check("seed", seed)
     FixedInterval(interval)
+    target = output_file(
+        out or run_folder(profile) / "results" / "evaluate.csv",
+        [checkpoint] if checkpoint else [],
+        [".csv"],
+        force or not out,
+    )
     model = load_segmenter(checkpoint or ensure("joint", profile, seed))
     clips = threshold_set("test", chosen.short_side)
     began = time.perf_counter()
@@ -253,6 +266,5 @@ def evaluate_checkpoint(
     rows = tidy(
         table, "evaluate", "threshold/test", interval=interval, seed=seed, seconds=round(time.perf_counter() - began, 1)
     )
-    target = Path(out) if out else run_dir(profile) / "results" / "evaluate.csv"
     write_atomically(target, rows.to_csv(index=False, float_format="%.6g"))
     return rows

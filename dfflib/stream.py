@@ -26,12 +26,12 @@ from dfflib import checkpoints
 from dfflib.colours import overlay
 from dfflib.data.ahead import ahead
 from dfflib.data.video import read_stream, resized_shape
-from dfflib.data.video_writer import VideoWriter
+from dfflib.data.video_writer import FORMATS, VideoWriter
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
 from dfflib.flow import DISFlow, FlowSource, ZeroFlow
 from dfflib.inference import autocast, best_classes, prepare
-from dfflib.paths import CHECKPOINTS
+from dfflib.paths import CHECKPOINTS, output_file
 from dfflib.schedule import FixedInterval
 
 SHIPPED = CHECKPOINTS / "joint_s0.safetensors"
@@ -197,7 +197,7 @@ def flow_source(name: str) -> FlowSource | None:
 
 def default_out(video: str | os.PathLike) -> Path:
     """Where the overlay of a video goes unless told: ``<name>_dff.mp4`` in the working directory."""
-    return Path(f"{Path(video).resolve().stem}_dff.mp4")
+    return Path(f"{Path(os.path.realpath(video)).stem}_dff.mp4")
 
 
 def segment_video(
@@ -225,14 +225,16 @@ def segment_video(
         What was done; ``problem`` is set when the video ended badly. Everything readable before that is in the file.
 
     Raises:
-        DffError: no such video or checkpoint, no frames, a bad interval, or frames smaller than the network's stride.
+        DffError: no such video or checkpoint, no frames, a bad interval, or frames smaller than the network's stride; or
+            ``out`` is the video or the checkpoint, or cannot be written.
     """
     source = flow_source(flow)
     FixedInterval(interval)  # a bad interval fails before anything is loaded
     checkpoint = SHIPPED if checkpoint is None else checkpoint
     if not isinstance(checkpoint, Engine) and short_side is None:
         short_side = checkpoints.describe(checkpoint)[1].get("short_side")
-    out = default_out(video) if out is None else Path(out)
+    inputs = [video] if isinstance(checkpoint, Engine) else [video, checkpoint]
+    out = output_file(default_out(video) if out is None else out, inputs, FORMATS)
     with read_stream(video) as stream:
         schedule = FixedInterval(interval, stream.num_frames)
         engine = checkpoint

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from dfflib.errors import DffError
+from dfflib.errors import DffError, system_error
+from dfflib.paths import temporary
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 QUALITY = "20"
@@ -50,7 +51,7 @@ class VideoWriter:
         if not all(1 <= side <= 16384 for side in self.size):
             size = f"{self.size[1]}x{self.size[0]}"
             raise DffError(f"frames of {size} pixels cannot be written: choose sides of 1 to 16384.")
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._part = temporary(self.path)
         self._container = None
         self._open()
 
@@ -61,9 +62,7 @@ class VideoWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._container = av.open(str(self._part.absolute()), "w", format=kind, options=options)
         except OSError as error:
-            raise DffError(
-                f"{self.path} cannot be written ({error.strerror or 'no access'}): choose a folder you may write to."
-            ) from None
+            raise system_error(error, self.path, "written") from None
         stream = self._container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1001))
         stream.height, stream.width = (side + side % 2 for side in self.size)
         stream.pix_fmt = "yuv420p"
@@ -104,7 +103,7 @@ class VideoWriter:
             for packet in self._stream.encode(picture):
                 self._container.mux(packet)
         except OSError as error:
-            raise DffError(f"{self.path} cannot be written on ({error.strerror}): free some disk space.") from None
+            raise system_error(error, self.path, "written on") from None
 
     def close(self) -> None:
         """Finish the file and give it its name. Closing twice is harmless.
@@ -124,7 +123,7 @@ class VideoWriter:
                 raise DffError(f"no frame was written to {self.path}: give it at least one.")
             os.replace(self._part, self.path)
         except OSError as error:
-            raise DffError(f"{self.path} cannot be finished ({error.strerror}): free some disk space.") from None
+            raise system_error(error, self.path, "finished") from None
         finally:
             self._container = None
             self._part.unlink(missing_ok=True)
