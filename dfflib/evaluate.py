@@ -9,7 +9,6 @@ import itertools
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -22,7 +21,8 @@ from dfflib.data.shots import Shots
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
 from dfflib.flow import ExactFlow, FlowSource, ZeroFlow
-from dfflib.paths import write_atomically
+from dfflib.limits import check
+from dfflib.paths import output_file, run_folder, write_atomically
 from dfflib.results import COLUMNS, tidy, write_results
 from dfflib.schedule import FixedInterval
 
@@ -222,7 +222,7 @@ def average_over_offsets(table: pd.DataFrame, metric: str = "miou") -> pd.DataFr
 
 def evaluate_checkpoint(
     checkpoint: str | os.PathLike = "", profile: str = "smoke", interval: int = 5, seed: int = 0,
-    out: str | os.PathLike = "", progress: bool = True,
+    out: str | os.PathLike = "", progress: bool = True, force: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Measure a checkpoint on the test part of the intensity-threshold set, by offset.
 
@@ -231,22 +231,37 @@ def evaluate_checkpoint(
         profile: frame size and how many frames.
         interval: l.
         seed: which of the profile's models.
-        out: where to write the tidy CSV; empty means ``runs/<profile>/results/evaluate.csv``.
+        out: where to write the tidy CSV; empty means ``runs/<profile>/results/evaluate.csv``, which is renewed.
+        progress: show a bar.
+        force: whether a file at ``out`` may be replaced.
+
+    Raises:
+        DffError: no such checkpoint or profile, an interval that no clip is long enough for, or ``out`` is not to be
+            written: all of it before the work.
     """
     from dfflib.checkpoints import load_segmenter
     from dfflib.data.sets import threshold_set
-    from dfflib.paths import run_dir
+    from dfflib.locks import held
     from dfflib.train import ensure
 
     chosen = profiles.get(profile)
+    check("seed", seed)
     FixedInterval(interval)
-    model = load_segmenter(checkpoint or ensure("joint", profile, seed))
+    target = output_file(
+        out or run_folder(profile) / "results" / "evaluate.csv",
+        [checkpoint] if checkpoint else [],
+        [".csv"],
+        force or not out,
+    )
+    if not checkpoint:
+        with held(profile, "", "dfflib evaluate", shared=True):
+            checkpoint = ensure("joint", profile, seed)
+    model = load_segmenter(checkpoint)
     clips = threshold_set("test", chosen.short_side)
     began = time.perf_counter()
     table = by_offset(model, clips, interval, step=chosen.eval_step, progress=progress)
     rows = tidy(
         table, "evaluate", "threshold/test", interval=interval, seed=seed, seconds=round(time.perf_counter() - began, 1)
     )
-    target = Path(out) if out else run_dir(profile) / "results" / "evaluate.csv"
     write_atomically(target, rows.to_csv(index=False, float_format="%.6g"))
     return rows

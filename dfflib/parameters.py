@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfflib import paths
+from dfflib import limits, paths
 from dfflib.errors import DffError
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ def select(every: list[Path], only: Iterable[str]) -> list[Path]:
     Raises:
         DffError: a name that no notebook has.
     """
+    only = list(only)
     wanted = [part.strip().removesuffix(".ipynb") for item in only for part in str(item).split(",") if part.strip()]
+    if only and not wanted:
+        raise DffError("--only names no notebook: give a number or a name, or leave it out to run all of them.")
     chosen = set()
     for part in wanted:
         matching = {path for path in every if path.stem == part or path.stem.split("_")[0] == part.zfill(2)}
@@ -57,7 +60,8 @@ def assign_parameters(
     """What each notebook is passed: the profile and the run folder, and those of ``parameters`` that it declares.
 
     Raises:
-        DffError: a parameter that no selected notebook declares, or a value that is not of the declared type.
+        DffError: a parameter that no selected notebook declares, or a value that is not of the declared type or out of
+            the range that `dfflib.limits` knows for that name.
     """
     declared = {path: _declared(path) for path in selected}
     known = sorted({name for names in declared.values() for name in names} - set(RESERVED))
@@ -71,7 +75,7 @@ def assign_parameters(
             raise DffError(f"no selected notebook has a parameter {name!r}{hint}: known are {names}.")
     # Relative to the caller's directory, not to the kernel's. The default stays empty, so that the executed notebooks
     # do not depend on where the checkout lies.
-    given = {"profile": profile, "out_dir": str(Path(out_dir).resolve()) if str(out_dir) else "", **parameters}
+    given = {"profile": profile, "out_dir": os.path.realpath(out_dir) if str(out_dir) else "", **parameters}
     return {
         path: {name: convert(name, given[name], names[name]) for name in given if name in names}
         for path, names in declared.items()
@@ -103,8 +107,9 @@ def convert(name: str, value: object, declared: dict) -> object:
     if isinstance(value, tuple):
         value = list(value)
     if type(value) is not kind:  # a bool is an int to isinstance
-        raise DffError(f"parameter {name!r} is {value!r}, but its type is {annotation}: give, say, {name}={default}.")
-    return value
+        said = limits.shown(value)
+        raise DffError(f"parameter {name!r} is {said}, but its type is {annotation}: give, say, {name}={default}.")
+    return limits.check(name, value, f"parameter {name!r}", limits.PARAMETERS)
 
 
 def _literal(value: object) -> object:
@@ -112,7 +117,7 @@ def _literal(value: object) -> object:
     if not isinstance(value, str):
         return value
     for read in (json.loads, ast.literal_eval):
-        with contextlib.suppress(ValueError, SyntaxError):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # many digits, many brackets
             return read(value)
     return value
 

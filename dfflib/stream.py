@@ -27,12 +27,12 @@ from dfflib import checkpoints
 from dfflib.colours import overlay
 from dfflib.data.ahead import ahead
 from dfflib.data.video import VideoStream, read_stream, resized_shape
-from dfflib.data.video_writer import FASTEST, VideoWriter, part_of
+from dfflib.data.video_writer import FASTEST, FORMATS, VideoWriter, part_of
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
 from dfflib.flow import DISFlow, FlowSource, ZeroFlow
 from dfflib.inference import autocast, best_classes, prepare
-from dfflib.paths import CHECKPOINTS
+from dfflib.paths import CHECKPOINTS, output_file
 from dfflib.schedule import FixedInterval
 
 SHIPPED = CHECKPOINTS / "joint_s0.safetensors"
@@ -243,7 +243,7 @@ def flow_source(name: str) -> FlowSource | None:
 
 def default_out(video: str | os.PathLike) -> Path:
     """Where the overlay of a video goes unless told: ``<name>_dff.mp4`` in the working directory."""
-    return Path(f"{Path(video).resolve().stem}_dff.mp4")
+    return Path(f"{Path(os.path.realpath(video)).stem}_dff.mp4")
 
 
 def segment_video(
@@ -276,7 +276,8 @@ def segment_video(
         What was done; ``problem`` is set when the video ended badly. Everything readable before that is in the file.
 
     Raises:
-        DffError: no such video or checkpoint, no frames, a bad interval, or frames smaller than the network's stride.
+        DffError: no such video or checkpoint, no frames, a bad interval, or frames smaller than the network's stride; or
+            ``out`` is the video or the checkpoint, or cannot be written.
         KeyboardInterrupt: as it came, and says where the frames so far are.
     """
     source = flow_source(flow)
@@ -284,7 +285,8 @@ def segment_video(
     checkpoint = SHIPPED if checkpoint is None else checkpoint
     if not isinstance(checkpoint, Engine) and short_side is None:
         short_side = checkpoints.describe(checkpoint)[1].get("short_side")
-    out = default_out(video) if out is None else Path(out)
+    inputs = [video] if isinstance(checkpoint, Engine) else [video, checkpoint]
+    out = output_file(default_out(video) if out is None else out, inputs, FORMATS)
     if os.path.realpath(part_of(out)) == os.path.realpath(video):
         raise DffError(f"{video} is where {out} is kept while it is written: rename it, or name another file to write.")
     with read_stream(video, fps=fps) as stream:

@@ -144,14 +144,14 @@ def test_bench_measures_and_shows_tables(stand_in, monkeypatch, tmp_path):
     calls = stand_in("bench", "bench", "rows")
     stub = sys.modules["dfflib.bench"]
     stub.summary = lambda rows: {"parts": pd.DataFrame({"key": [1.234]})} if rows == "rows" else {}
-    stub.parse_size = lambda text: tuple(int(side) for side in reversed(text.split("x")))
     monkeypatch.setattr("dfflib.bench", stub, raising=False)
     result = call("bench", "--size", "64x48", "--threads", 2, "--out-dir", tmp_path)
-    assert result.exit_code == 0 and calls == [(((48, 64), 10, "", 2, str(tmp_path)), {})]
+    assert result.exit_code == 0 and calls == [(((48, 64), 10, "", 2, tmp_path), {})]
     assert "parts" in result.output and "1.23" in result.output and "results/bench.csv" in result.output
 
 
-def test_train_passes_everything_on(stand_in):
+def test_train_passes_everything_on(stand_in, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     calls = stand_in("train", "train_stage", SimpleNamespace(checkpoint=Path("x"), summary="joint trained: x"))
     result = call("train", "joint", "--profile", "laptop", "--seed", 2, "--out-dir", "there", "--steps", 9, "--fresh")
     assert (result.exit_code, result.output) == (0, "joint trained: x\n")
@@ -172,7 +172,7 @@ def test_evaluate_prints_a_compact_table(stand_in):
     calls = stand_in("evaluate", "evaluate_checkpoint", table)
     result = call("evaluate", "--interval", 3, "--out", "t.csv")
     assert result.exit_code == 0
-    assert calls == [(("",), dict(profile="smoke", interval=3, seed=0, out="t.csv", progress=True))]
+    assert calls == [(("",), dict(profile="smoke", interval=3, seed=0, out="t.csv", progress=True, force=False))]
     assert "90.12" in result.output and "88.12" in result.output and result.output.endswith("written to t.csv\n")
     assert len(result.output.splitlines()) == 5  # two of heading, one for each method, where it is written
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from dfflib.errors import DffError
+from dfflib.errors import DffError, system_error
 
 try:
     import fcntl
@@ -79,7 +79,7 @@ class VideoWriter:
             self._lock = self._held()
             self._container = av.open(str(self.part.absolute()), "w", format=kind, options=options)
         except OSError as error:
-            raise DffError(_sentence(self.path, "cannot be written", error)) from None
+            raise system_error(error, self.path, "written") from None
         stream = self._container.add_stream("libx264", rate=self._rate)
         stream.height, stream.width = (side + side % 2 for side in self.size)
         stream.pix_fmt = "yuv420p"
@@ -169,7 +169,7 @@ class VideoWriter:
                 self._container.mux(packet)
         except OSError as error:
             self._failed = True
-            raise DffError(_sentence(self.path, "cannot be written on", error)) from None
+            raise system_error(error, self.path, "written on") from None
 
     def close(self, end: float | None = None) -> None:
         """Finish the file and give it its name. Closing twice is harmless.
@@ -204,7 +204,7 @@ class VideoWriter:
                 os.replace(self.part, name)
         except OSError as error:
             playable = False
-            raise DffError(_sentence(self.path, "cannot be finished", error)) from None
+            raise system_error(error, self.path, "finished") from None
         finally:
             self._lock.close()
             if not playable:
@@ -230,10 +230,3 @@ class VideoWriter:
 def part_of(path: Path) -> Path:
     """Where `VideoWriter` keeps what is not whole: ``NAME.part.mp4`` beside ``NAME.mp4``."""
     return path.with_name(f"{path.stem}.part{path.suffix}")
-
-
-def _sentence(path: Path, what: str, error: OSError) -> str:
-    advice = "free some disk space" if error.errno in FULL else "choose a folder you may write to"
-    if error.errno == errno.ENAMETOOLONG:
-        advice = "choose a shorter name"
-    return f"{path} {what} ({error.strerror or 'no access'}): {advice}."

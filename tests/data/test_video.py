@@ -702,7 +702,7 @@ def test_what_the_writer_refuses(tmp_path):
     (tmp_path / "dir.mp4").mkdir()
     with pytest.raises(DffError, match="dir.mp4 is a folder"):
         VideoWriter(tmp_path / "dir.mp4", 25, (4, 4))
-    with pytest.raises(DffError, match="cannot be written.*choose a folder"):
+    with pytest.raises(DffError, match="cannot be written.*in the way, so move it or choose another name"):
         VideoWriter(path / "under_a_file.mp4", 25, (4, 4))
     assert sorted(os.listdir(tmp_path)) == ["dir.mp4", "out.mp4", "out.part.mp4"]
 
