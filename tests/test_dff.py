@@ -242,7 +242,7 @@ def test_where_n_is_split_changes_nothing_without_a_warp():
         split.load_state_dict(whole.state_dict())  # one checkpoint serves every split
         torch.testing.assert_close(split.per_frame(images), whole.per_frame(images))
         assert len(split.feature_net.blocks) == 6 and not torch.equal(split.extract(images), whole.extract(images))
-    with pytest.raises(ValueError, match="task_blocks is 7: choose 0 to 6"):
+    with pytest.raises(DffError, match="task_blocks is 7: choose a whole number from 0 to 6"):
         build(task_blocks=7)
 
 
