@@ -262,7 +262,7 @@ import json, sys, dfflib
 light = "torch" not in sys.modules
 from dfflib import parameters, paths, publish, published, train
 said = []
-for refused in (publish.publish, parameters.find_notebooks):
+for refused in (lambda: publish.publish("laptop"), parameters.find_notebooks):
     try:
         refused()
     except dfflib.DffError as error:
