@@ -23,10 +23,12 @@ from dfflib.colours import overlay
 from dfflib.data.video import VideoWriter, read_stream, sample_clip
 from dfflib.dff import DeepFeatureFlow, build
 from dfflib.errors import DffError
-from dfflib.evaluate import tidy, write_results
 from dfflib.flops import CLASSES, TABLE2_FLOWS
 from dfflib.inference import keep_memory, prepare
+from dfflib.limits import check
+from dfflib.paths import run_dir
 from dfflib.profiles import versions
+from dfflib.results import tidy, write_results
 from dfflib.schedule import FixedInterval
 from dfflib.stream import Engine, flow_source, predictions, segment_video
 from dfflib.timing import median_ms, medians_ms, parts, speedup
@@ -44,18 +46,6 @@ ALTERNATIVES = (
     "deeplabv3_resnet101",
 )
 """Segmenters of torchvision that one would run on every frame instead."""
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """``"512x256"`` (columns x rows, as videos are named) as ``(256, 512)``.
-
-    Raises:
-        DffError: it is not of that form, or smaller than 32 pixels a side.
-    """
-    columns, by, rows = text.lower().partition("x")
-    if not (by and columns.isdigit() and rows.isdigit() and min(int(columns), int(rows)) >= 32):
-        raise DffError(f"{text!r} is no size: write columns x rows, 32 pixels or more each, such as 512x256.")
-    return int(rows), int(columns)
 
 
 @functools.cache
@@ -192,11 +182,23 @@ def bench(
         interval (whole pipeline, decoding and writing included), ``speedup_measured`` (fps over fps at l = 1) and
         ``speedup_predicted`` (eq. 7, from ``key`` and ``non-key``).
         Methods ``decode``; ``warp (shape)``; the alternatives, metric ``frame``.
+
+    Raises:
+        DffError: an interval that the video is too short for, threads beyond reason, no such device here, or ``out_dir``
+            cannot be written to. All before anything is measured.
     """
+    intervals = sorted({1, *intervals})
+    for length in (interval, *intervals):
+        FixedInterval(length, frames)  # refuses what is no interval, or too long
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise DffError(f"device {device!r} was asked for, but PyTorch finds no GPU here: take cpu.")
+    threads = threads and check("threads", threads)
+    if str(out_dir):
+        out_dir = run_dir("bench", out_dir)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if threads:
         torch.set_num_threads(threads)
-    flows, alternatives, intervals = list(flows), list(alternatives), sorted({1, *intervals})
+    flows, alternatives = list(flows), list(alternatives)
     work = len(flows) * (1 + len(intervals)) + len(alternatives) + len(WARPS)
     with tqdm(total=work, disable=not progress, leave=False) as bar, tempfile.TemporaryDirectory() as name:
         video = made_video(Path(name) / "made.mp4", size, frames)

@@ -96,7 +96,7 @@ def _paired(difference: pd.Series) -> Paired:
 
 def _number(rows: pd.DataFrame, method: str, metric: str, interval: int | None = None) -> float:
     """Mean of a time or count over whatever repetitions there are."""
-    chosen = rows[(rows["method"] == method) & (rows["metric"] == metric)]
+    chosen = rows[(rows["method"] == method) & (rows["metric"] == metric) & rows["value"].notna()]
     if interval is not None:
         chosen = chosen[chosen["interval"] == interval]
     if chosen.empty:
@@ -209,7 +209,7 @@ def flops_column(stated: dict[str, float]) -> Rule:
 
     def judge(rows: pd.DataFrame) -> Verdict:
         """The verdict on these rows, and the numbers that it rests on."""
-        rows = rows.assign(method=rows["method"].map(_plain))
+        rows = rows.assign(method=rows["method"].map(_plain, na_action="ignore"))
         values = [_number(rows, _plain(name), "inverse_r") for name in stated]
         error = [100 * (a / b - 1) for a, b in zip(values, stated.values())]
         worst = max(abs(e) for e in error)
@@ -230,7 +230,7 @@ def formula() -> Rule:
             rows[rows["metric"] == f"speedup_{kind}"].groupby(keys)["value"].mean()
             for kind in ("measured", "predicted")
         )
-        error = (100 * (predicted / measured - 1)).dropna()
+        error = (100 * (predicted / measured[measured > 0] - 1)).dropna()
         if error.empty:
             raise MissingRows("no pair of speedup_measured and speedup_predicted")
         worst = error.abs().max()
@@ -253,7 +253,7 @@ def measured_speedup(method: str, interval: int, stated: float) -> Rule:
 
 def _splits(rows: pd.DataFrame) -> list[str]:
     """Methods of 08_split, from many layers in N_task to few."""
-    found = {m: re.fullmatch(r"N_task of (\d+) layers?", str(m)) for m in rows["method"].unique()}
+    found = {m: re.fullmatch(r"N_task of (\d{1,9}) layers?", str(m)) for m in rows["method"].unique()}
     names = sorted((m for m, match in found.items() if match), key=lambda m: -int(found[m][1]))
     if len(names) < 2:
         raise MissingRows("fewer than two split points")

@@ -1,7 +1,7 @@
 """What the Deep Feature Flow paper claims, its numbers and ours side by side, and a verdict by a rule stated beside it.
 
 Published numbers stand in ``data/published/*.csv``, each once, and are read from there (`dfflib.published`); this file holds
-none. Ours are read from a folder of tidy result files (`dfflib.evaluate.COLUMNS`), which notebooks
+none. Ours are read from a folder of tidy result files (`dfflib.results.COLUMNS`), which notebooks
 07 and 08 write:
 
 ================== =====================================================================================================
@@ -42,10 +42,9 @@ import pandas as pd
 from dfflib import claim_rules as rules
 from dfflib import profiles
 from dfflib.claim_rules import NOT_RUN, VERDICTS, MissingRows, Rule, Verdict, paired
-from dfflib.errors import DffError
-from dfflib.evaluate import COLUMNS
 from dfflib.paths import write_atomically
 from dfflib.published import DFF, one, published, published_by_offset
+from dfflib.results import in_markdown, read_results
 from dfflib.timing import speedup
 
 __all__ = ["Claim", "claims", "ledger", "one", "paired", "published", "published_by_offset", "write_ledger"]
@@ -53,7 +52,6 @@ __all__ = ["Claim", "claims", "ledger", "one", "paired", "published", "published
 TABLES, CURVES = "08_paper_tables", "07_key_interval"  # notebooks
 HEAVY = "large + correlation"
 PUBLISHED_PAIR = "ResNet-101 + FlowNet"  # at full size, whose time needs no training
-_NUMBERS = ("interval", "offset", "value", "seed")
 
 
 # Claims.
@@ -280,13 +278,7 @@ def _read_results(folder: Path, name: str) -> pd.DataFrame:
     path = folder / f"{name}.csv"
     if not path.is_file():
         raise MissingRows(f"no {name}.csv")
-    try:
-        rows = pd.read_csv(path)
-    except ValueError:  # pandas' parser errors are some
-        rows = pd.DataFrame()
-    if not set(COLUMNS) <= set(rows) or any(not pd.api.types.is_numeric_dtype(rows[c]) for c in _NUMBERS if len(rows)):
-        raise DffError(f"{path} is no file of results: delete it, and run the notebook that writes it.")
-    return rows
+    return read_results(path)
 
 
 def _experiment(folder: Path, claim: Claim, dataset: str) -> pd.DataFrame:
@@ -354,9 +346,10 @@ def ledger_page(table: pd.DataFrame) -> str:
         "|---" * len(head) + "|",
     ]
     for row in table.to_dict("records"):
+        row = {name: in_markdown(value) for name, value in row.items()}
         cells = [f"**{row['id']}** ({row['where']}): {row['claim']}", row["published"], row["ours"], row["data"] or "-",
                  row["scale"] or "-", row["rule"], f"**{row['verdict']}**", f"`{row['notebook']}`"]  # fmt: skip
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
         "*Ours* are our own small networks on the data and at the scale named in the row, never on Cityscapes or ImageNet VID: "

@@ -1,16 +1,21 @@
 """The ``dfflib`` command: thin, so that everything it does can be done from Python too.
 
+A file that ``--out`` names is never an input of the same command, and replaced with ``--force`` only; what lies under its
+default name in a run folder is renewed.
+
 Exit codes: 0 done; 1 a notebook failed, a data set is incomplete, or a bug (with its traceback); 2 something to mend in
 what was asked for (one sentence); 3 ``segment`` met the end of a damaged video. What is stopped ends with 128 and the number of
 the signal, as shells have it: 130 Ctrl-C, 143 SIGTERM (``kill``, a scheduler's time limit), 129 SIGHUP (a closed terminal).
 """
 
+import contextlib
+import errno
 import sys
 
 import click
 
-from dfflib import __version__, stopping
-from dfflib.errors import DffError
+from dfflib import __version__, limits, profiles, stopping
+from dfflib.errors import DffError, as_dff_error
 
 STAGES = ("keyframe", "flow_pretrain", "flow_detached", "joint", "fix_flow", "dis")
 
@@ -22,25 +27,65 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context):
         """Run a command; what goes wrong ends it with a sentence and an exit code."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError):  # not every stream can
+                stream.reconfigure(errors="backslashreplace")  # names of files need not be text
         with stopping.interrupting() as last_signal:
             try:
                 return super().invoke(ctx)
-            except DffError as error:
-                click.echo(f"error: {error}", err=True)
-                ctx.exit(2)
             except KeyboardInterrupt as stop:
                 click.echo(str(stop) or "stopped.", err=True)
                 ctx.exit(128 + (last_signal() or stopping.SIGNALS[0]))
+            except Exception as error:
+                told = None if getattr(error, "errno", 0) == errno.EPIPE else as_dff_error(error)
+                if told is None:  # a bug keeps its traceback; where the reader of our output has gone, click settles it
+                    raise
+                click.echo(f"error: {_on_one_line(str(told))}", err=True)
+                ctx.exit(2)
 
 
-_profile = click.option("--profile", default="smoke", show_default=True, help="Scale: smoke, laptop, gpu or paper.")
-_seed = click.option("--seed", default=0, show_default=True, help="For python, numpy and torch.")
+def _on_one_line(text: str) -> str:
+    """A sentence whose values cannot break it, nor talk to the terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+class Checked(click.ParamType):
+    """A value that is checked where it is read, by one of the functions of `dfflib.limits`, which refuse with a sentence."""
+
+    def __init__(self, name: str, check):
+        self.name, self.check = name, check
+
+    def convert(self, value, param, ctx):
+        """The value in its own type."""
+        called = param.opts[0] if param.opts[0].startswith("-") else param.name.upper()
+        return self.check(value, called)
+
+
+def _number(name: str) -> Checked:
+    whole = limits.OPTIONS[name].kind is int
+    return Checked("whole number" if whole else "number", lambda value, called: limits.check(name, value, called))
+
+
+PATH = Checked("path", limits.check_path)
+PROFILE = Checked("profile", lambda value, called: profiles.get(value).name)
+SIZE = Checked("size", lambda value, called: limits.parse_size(value, called))
+
+
+_profile = click.option(
+    "--profile", type=PROFILE, default="smoke", show_default=True, metavar="NAME", help="Scale: smoke, laptop, gpu or paper."
+)  # fmt: skip
+_seed = click.option(
+    "--seed", type=_number("seed"), default=0, show_default=True, metavar="N", help="For python, numpy and torch."
+)
 _interval = click.option(
-    "--interval", default=5, show_default=True, help="Key-frame interval l, in frames; 1 makes every frame a key frame."
-)
-_jobs = click.option(
-    "--jobs", type=click.IntRange(min=0), default=0, metavar="N", help="Stages trained at once; 0 chooses."
-)
+    "--interval", type=_number("interval"), default=5, show_default=True, metavar="N",
+    help="Key-frame interval l, in frames; 1 makes every frame a key frame.",
+)  # fmt: skip
+_jobs = click.option("--jobs", type=_number("jobs"), default=0, metavar="N", help="Stages trained at once; 0 chooses.")
+_out_dir = click.option(
+    "--out-dir", type=PATH, metavar="FOLDER", callback=lambda ctx, param, value: value or "",
+    help="Run folder, instead of runs/<profile>; what a run writes there is renewed.",
+)  # fmt: skip
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -54,7 +99,7 @@ def main() -> None:
 @click.option("--only", multiple=True, metavar="NN", help="Only these: 02, 02_warp or 02,05; may be repeated.")
 @click.option("-p", "--parameter", multiple=True, metavar="NAME=VALUE", help="A notebook parameter; may be repeated.")
 @click.option("--force", is_flag=True, help="Run also what is done already.")
-@click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
+@_out_dir
 @_jobs
 def reproduce(profile: str, only: tuple, parameter: tuple, force: bool, out_dir: str, jobs: int) -> None:
     """Run the notebooks in order, and gather their figures and tables in one page.
@@ -82,10 +127,10 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
 
 
 @main.command()
-@click.argument("video")
-@click.option("--out", default=None, metavar="FILE", help="Overlay video; by default named after VIDEO.")
+@click.argument("video", type=PATH)
+@click.option("--out", type=PATH, metavar="FILE", help="Overlay video, not VIDEO itself; by default named after VIDEO.")
 @_interval
-@click.option("--checkpoint", default=None, metavar="FILE", help="Weights, instead of the shipped ones.")
+@click.option("--checkpoint", type=PATH, metavar="FILE", help="Weights, instead of the shipped ones.")
 @click.option("--flow", type=click.Choice(["network", "dis", "dis-half", "zero"]), default="network", show_default=True,
               help="What moves the features: the trained network, OpenCV's DIS at full or half size, or nothing.")  # fmt: skip
 @click.option("--mode", type=click.Choice(["batched", "online"]), default="batched", show_default=True,
@@ -93,37 +138,49 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
 @click.option("--labels", type=click.Choice(["full", "coarse"]), default="full", show_default=True,
               help="Enlarge class scores, or, cheaper, the labels.")  # fmt: skip
 @click.option("--compile", is_flag=True, help="Use torch.compile; pays for long videos.")
-@click.option("--short-side", type=click.IntRange(min=1), default=None, help="Resize frames to this many pixels first.")
-@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@click.option("--short-side", type=_number("short_side"), metavar="N", help="Resize frames to this many pixels first.")
+@click.option("--fps", type=_number("fps"), metavar="F",
+              help="Frames per second of a folder (25 unless given), or in place of the times that a file states.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Overwrite the file of --out.")
 def segment(video: str, force: bool, **options) -> None:
-    """Segment VIDEO (a file or a folder of frames) and write it with the classes painted over."""
-    from pathlib import Path
+    """Segment VIDEO (a file or a folder of frames) and write it with the classes painted over.
 
+    Frames keep their times; sound is dropped. Until all is written, and after an interruption, the file is called
+    NAME.part.mp4.
+    """
+    from dfflib.paths import output_file
     from dfflib.stream import default_out, segment_video
 
-    out = options["out"] = Path(options["out"] or default_out(video))
-    if out.exists() and not force:
-        raise DffError(f"{out} exists already: add --force to overwrite it, or name another file with --out.")
+    options["out"] = output_file(options["out"] or default_out(video), (video,), force=force)
     done = segment_video(video, progress=True, **options)
     speed = f"in {done.seconds:.1f} s, {done.fps:.1f} frames a second"
     click.echo(f"{done.frames} frames ({done.key_frames} key frames) {speed}: {done.out}")
+    for remark in done.remarks:
+        click.echo(remark, err=True)
     if done.problem:
         click.echo(done.problem, err=True)
         sys.exit(3)
 
 
 @main.command()
-@click.option("--size", default="512x256", show_default=True, metavar="WxH", help="Of the frames, in pixels.")
-@click.option("--interval", default=10, show_default=True, help="l for which the parts are timed.")
+@click.option(
+    "--size", type=SIZE, default="512x256", show_default=True, metavar="WxH", help="Of the frames, in pixels."
+)
+@click.option("--interval", type=_number("interval"), default=10, show_default=True, metavar="N",
+              help="l for which the parts are timed, 40 at most.")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default=None, help="Default: a GPU where there is one.")
-@click.option("--threads", type=click.IntRange(min=1), default=None, help="Of the CPU; default PyTorch's choice.")
-@click.option("--out-dir", default="runs/bench", show_default=True, metavar="FOLDER", help="For table and figure.")
-def bench(size: str, interval: int, device: str | None, threads: int | None, out_dir: str) -> None:
+@click.option("--threads", type=_number("threads"), metavar="N",
+              help="Of the CPU, four a core at most; default PyTorch's choice.")  # fmt: skip
+@click.option("--out-dir", type=PATH, metavar="FOLDER",
+              help="For table and figure, which are renewed there; default runs/bench.")  # fmt: skip
+def bench(size: tuple, interval: int, device: str | None, threads: int | None, out_dir: str | None) -> None:
     """How fast is it here? Parts, intervals and whole pipelines, beside what else one could run."""
     from dfflib import bench as run
+    from dfflib.paths import run_folder
     from dfflib.profiles import describe_device, versions
 
-    rows = run.bench(run.parse_size(size), interval, device or "", threads or 0, out_dir)
+    out_dir = run_folder("bench", out_dir or "")
+    rows = run.bench(size, interval, device or "", threads or 0, out_dir)
     for name, table in run.summary(rows).items():
         click.echo(f"\n{name}\n{table.round(2).to_string()}")
     click.echo(
@@ -135,8 +192,8 @@ def bench(size: str, interval: int, device: str | None, threads: int | None, out
 @click.argument("stage", type=click.Choice(STAGES))
 @_profile
 @_seed
-@click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
-@click.option("--steps", type=int, default=None, help="Instead of the profile's.")
+@_out_dir
+@click.option("--steps", type=_number("steps"), metavar="N", help="Instead of the profile's.")
 @click.option(
     "--fresh", is_flag=True, help="Forget where an interrupted run stopped, and train again what is finished."
 )
@@ -147,8 +204,10 @@ def train(stage: str, profile: str, **options) -> None:
 
     An earlier result stands until the new one is whole; one of more steps is replaced only with --fresh.
     """
+    from dfflib import recipes
     from dfflib.locks import held
 
+    recipes.get(options["recipe"])  # refuses what it does not know, before there is a run folder
     stopping.follow_leader()
     with held(profile, options["out_dir"], f"dfflib train {stage}", shared=True):
         from dfflib.train import train_stage
@@ -166,7 +225,7 @@ def train(stage: str, profile: str, **options) -> None:
 @click.argument("recipe", nargs=-1)
 @_profile
 @_jobs
-@click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
+@_out_dir
 def train_all(recipe: tuple[str, ...], profile: str, jobs: int, out_dir: str) -> None:
     """Train every stage of RECIPEs, several at once; without one, of all whose data is here.
 
@@ -175,45 +234,51 @@ def train_all(recipe: tuple[str, ...], profile: str, jobs: int, out_dir: str) ->
     from tqdm import tqdm
 
     from dfflib.locks import held
-    from dfflib.train_all import every_recipe
+    from dfflib.train_all import every_recipe, plan
     from dfflib.train_all import train_all as run
 
+    plan(recipe, profile)  # refuses what it does not know, before there is a run folder
     with held(profile, out_dir, "dfflib train-all"):
         trained = run(recipe or every_recipe(), profile, out_dir, jobs, tqdm.write, sys.stderr.isatty())
     click.echo(f"{len(trained)} stages trained." if trained else "Everything was trained before.")
 
 
 @main.command()
-@click.option("--checkpoint", default="", metavar="FILE", help="Weights; default the profile's jointly trained ones.")
+@click.option("--checkpoint", type=PATH, metavar="FILE", help="Weights; default the profile's jointly trained ones.")
 @_profile
 @_interval
 @_seed
-@click.option("--out", default="", metavar="FILE.csv", help="Default runs/<profile>/results/evaluate.csv.")
-def evaluate(checkpoint: str, profile: str, interval: int, seed: int, out: str) -> None:
+@click.option(
+    "--out", type=PATH, metavar="FILE.csv", help="Default runs/<profile>/results/evaluate.csv, which is renewed."
+)
+@click.option("--force", is_flag=True, help="Overwrite the file of --out.")
+def evaluate(checkpoint: str | None, out: str | None, profile: str, **options) -> None:
     """Accuracy by distance from the key frame, on the test part of the intensity-threshold set."""
-    from contextlib import nullcontext
-
     from dfflib.evaluate import evaluate_checkpoint
-    from dfflib.locks import held
     from dfflib.paths import RUNS
 
-    with nullcontext() if checkpoint and out else held(profile, "", "dfflib evaluate", shared=True):
-        table = evaluate_checkpoint(checkpoint, profile=profile, interval=interval, seed=seed, out=out, progress=True)
+    table = evaluate_checkpoint(checkpoint or "", profile=profile, out=out or "", progress=True, **options)
     click.echo(_compact(table))
     click.echo(f"written to {out or RUNS / profile / 'results' / 'evaluate.csv'}")
 
 
 @main.command()
-@_profile
-@click.option("--out-dir", default="", metavar="FOLDER", help="Run folder, instead of runs/<profile>.")
+@click.option(
+    "--profile", type=PROFILE, required=True, metavar="NAME", help="That made the run; the one that README.md names."
+)
+@_out_dir
 def publish(profile: str, out_dir: str) -> None:
-    """Renew what the repository shows from a finished run: shipped checkpoints, figures, and the README's table."""
-    from dfflib.locks import held
+    """Renew what the repository shows from a finished run: shipped checkpoints, figures, and the README's tables.
+
+    Everything is checked first; then all of it is written, or nothing.
+    """
     from dfflib.publish import publish as run
 
-    with held(profile, out_dir, "dfflib publish"):
-        for path in run(profile, out_dir):
-            click.echo(path)
+    written = run(profile, out_dir)
+    for path in written:
+        click.echo(path)
+    if not written:
+        click.echo("The repository shows this run already: nothing has changed.")
 
 
 @main.group()
@@ -223,15 +288,15 @@ def data() -> None:
 
 @data.command()
 @click.argument("name")
-@click.argument("path", default="")
-def check(name: str, path: str) -> None:
+@click.argument("path", type=PATH, required=False)
+def check(name: str, path: str | None) -> None:
     """Is the copy of NAME in PATH complete? Counts what it holds, beside the official numbers.
 
     Without PATH it is looked for in data/, or in the folder that DFFLIB_DATA names. Exit code 1: something is missing.
     """
     from dfflib.data.catalogue import check as count
 
-    counts = count(name, path)
+    counts = count(name, path or "")
     width = max(len(line.what) for line in counts)
     for line in counts:
         state = "ok" if line.complete else "MISSING"

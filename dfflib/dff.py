@@ -8,10 +8,14 @@ The paper's Algorithm 1 in three calls::
 """
 
 import copy
+import inspect
+import numbers
+import reprlib
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dfflib.correlation import CorrelationFlowNet
 from dfflib.errors import DffError
@@ -44,8 +48,9 @@ class DeepFeatureFlow(nn.Module):
         """Features of a key frame: ``(N, 3, H, W)`` in [0, 1] -> ``(N, C, ceil(H/stride), ceil(W/stride))``.
 
         Raises:
-            DffError: the frame is smaller than one feature cell.
+            DffError: the frame is smaller than one feature cell, or no image in [0, 1].
         """
+        check_images(key)
         height, width = key.shape[-2:]
         stride = self.feature_net.stride
         if min(height, width) < stride:
@@ -61,7 +66,11 @@ class DeepFeatureFlow(nn.Module):
         Args:
             features: of the key frame, ``(N, C, h, w)``.
             key, current: the two frames, ``(N, 3, H, W)``.
+
+        Raises:
+            DffError: the current frame is no image in [0, 1].
         """
+        check_images(current)
         return self.move(features, *self.flow_source(current, key, tuple(features.shape[-2:])))
 
     def move(self, features: Tensor, flow: Tensor, scale: Tensor | None) -> Tensor:
@@ -110,11 +119,38 @@ class DeepFeatureFlow(nn.Module):
         return other
 
 
+def check_images(images: Tensor) -> None:
+    """Refuse what is no batch of images: normalisation is inside the networks, which see bytes as a white-out.
+
+    Raises:
+        DffError: another shape, whole numbers, or values clearly outside [0, 1] (training on a GPU does not wait for those).
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise DffError(
+            f"images are {images.dtype} {tuple(images.shape)}: give floating-point images (N, 3, H, W) in [0, 1], say "
+            f"frames / 255."
+        )
+    if images.is_meta or (images.is_cuda and torch.is_grad_enabled()) or not images.numel():
+        return
+    low, high = (end.item() for end in images.detach().aminmax())
+    if not (-0.5 <= low and high <= 1.5):  # NaN as well
+        raise DffError(
+            f"images hold values from {low:g} to {high:g}: give them in [0, 1], frames / 255, not normalised in any other way."
+        )
+
+
 FEATURE_NETS = ("residual", "flownet_s")
 RESNETS = {"resnet50": 50, "resnet101": 101}  # the published feature networks, by depth
 FLOW_NETS = {
     "flownet_s": FlowNetS, "flownet_sr": FlowNetSR, "flownet_inception": FlowNetInception, "correlation": CorrelationFlowNet,
 }  # fmt: skip
+RANGES = {
+    "num_classes": (1, 255),  # label 255 means: does not count
+    "channels": (2, 4096), "width": (0.01, 8), "flow_width": (0.01, 8), "flow_input_stride": (1, 16), "task_blocks": (0, 6),
+}  # fmt: skip
+"""Least and largest value of each number that `build` takes."""
+
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a line of text"}
 
 
 def build(
@@ -136,12 +172,11 @@ def build(
         scale: with the scale field or without.
         task_blocks: of the residual network, how many of its last blocks belong to N_task.
         stride_in_1x1, frozen: of a ResNet, see ``dfflib.resnet.ResNetFeatures``.
+
+    Raises:
+        DffError: a value of another type, out of its range (`RANGES`), or a network that there is not.
     """
-    if feature_net not in (*FEATURE_NETS, *RESNETS) or flow_net not in FLOW_NETS:
-        raise DffError(
-            f"there is no model with feature network {feature_net!r} and flow network {flow_net!r}: choose from "
-            f"{', '.join((*FEATURE_NETS, *RESNETS))} and {', '.join(FLOW_NETS)}."
-        )
+    check_arguments(locals())
     if feature_net == "residual":
         features = ResidualSegmenter(channels, task_blocks=task_blocks)
         task = segmentation_head(channels, num_classes)
@@ -157,6 +192,71 @@ def build(
     return DeepFeatureFlow(
         features, task, FlowNetwork(net, features.channels, features.stride, flow_input_stride, scale)
     )
+
+
+def check_arguments(arguments: dict) -> None:
+    """Refuse what `build` cannot take, whoever asks: a caller, or the header of a file.
+
+    Raises:
+        DffError: an unknown name, a value of another type or out of its range, or a network that there is not.
+    """
+    known = inspect.signature(build).parameters
+    for name, value in arguments.items():
+        if name not in known:
+            raise DffError(f"a model has no argument {ascii(name)[:80]}: choose from {', '.join(known)}.")
+        check_value(name, value, type(known[name].default), RANGES.get(name))
+    feature_net, flow_net = (arguments.get(name, known[name].default) for name in ("feature_net", "flow_net"))
+    if feature_net not in (*FEATURE_NETS, *RESNETS) or flow_net not in FLOW_NETS:
+        raise DffError(
+            f"there is no model with feature network {feature_net!r} and flow network {flow_net!r}: choose from "
+            f"{', '.join((*FEATURE_NETS, *RESNETS))} and {', '.join(FLOW_NETS)}."
+        )
+
+
+def check_value(name: str, value: object, kind: type, limits: tuple[float, float] | None = None) -> None:
+    """Refuse a value that is not of a kind, or a number out of its limits.
+
+    Args:
+        name: for the message.
+        value: anything.
+        kind: ``bool``, ``int``, ``float`` (which takes whole numbers too) or ``str`` (one line, of 200 characters at most).
+        limits: least and largest number; None takes any, NaN too.
+
+    Raises:
+        DffError: it does not fit.
+    """
+    fits = isinstance(value, {int: numbers.Integral, float: numbers.Real}.get(kind, kind))
+    if kind is not bool and isinstance(value, bool):  # which is an int to Python
+        fits = False
+    if fits and kind is str:
+        fits = len(value) <= 200 and value.isprintable()
+    if fits and limits:
+        fits = limits[0] <= value <= limits[1]
+    if not fits:
+        span = f" from {limits[0]} to {limits[1]}" if limits else ""
+        raise DffError(f"{name} is {reprlib.repr(value)}: choose {KINDS[kind]}{span}.")
+
+
+def outline(**arguments) -> dict[str, Tensor]:
+    """Names, shapes and types of the tensors of a model, whose weights take no memory: what `build` of the same arguments
+    would have as its ``state_dict``."""
+    with _NoMemory():
+        return build(**arguments).state_dict()
+
+
+class _NoMemory(TorchFunctionMode):
+    """New layers get weights on the meta device, where filling them does nothing.
+
+    ``torch.device("meta")`` would do, were it not for the ten seconds that PyTorch then takes to import its compiler.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.empty:
+            return torch.empty(*args, **kwargs | {"device": "meta"})
+        filled = args[0] if args else kwargs.get("tensor")
+        in_place = function.__name__.endswith("_") and not function.__name__.startswith("_")
+        return filled if in_place and getattr(filled, "is_meta", False) else function(*args, **kwargs)
 
 
 def prototype(num_classes: int = 2) -> DeepFeatureFlow:

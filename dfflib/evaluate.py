@@ -1,4 +1,4 @@
-"""Accuracy by distance from the key frame, averaged as the paper averages; and the format of every result file.
+"""Accuracy by distance from the key frame, averaged as the paper averages.
 
 The paper's protocol (section 5.1 and the authors' clarification): for every labelled frame i and every offset d = 0 .. l-1,
 evaluate the pair (k = i - d, i); one mIoU per offset; then average the mIoUs. Offset 0, the plain per-frame result, is part
@@ -9,24 +9,27 @@ import itertools
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dfflib import __version__, profiles
-from dfflib.data.clips import IGNORE, Clip
+from dfflib import profiles
+from dfflib.data.clips import IGNORE, Clip, check_labels
 from dfflib.data.shots import Shots
 from dfflib.dff import DeepFeatureFlow
 from dfflib.errors import DffError
 from dfflib.flow import ExactFlow, FlowSource, ZeroFlow
-from dfflib.paths import write_atomically
+from dfflib.limits import check
+from dfflib.paths import output_file, run_folder, write_atomically
+from dfflib.results import COLUMNS, tidy, write_results
 from dfflib.schedule import FixedInterval
 
-COLUMNS = ["experiment", "dataset", "method", "interval", "offset", "metric", "value", "unit", "seed", "device",
-           "seconds", "version"]  # fmt: skip
+__all__ = [
+    "COLUMNS", "ConfusionMatrix", "average_over_offsets", "by_offset", "count_pairs", "default_methods", "evaluate_checkpoint",
+    "evaluated_frames", "tidy", "write_results",
+]  # fmt: skip
 
 
 class ConfusionMatrix:
@@ -39,7 +42,7 @@ class ConfusionMatrix:
         self.counts = counts  # rows: truth, columns: prediction
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
-        """Add label maps of equal shape, int64."""
+        """Add label maps of equal shape; see `count_pairs`."""
         self.counts += count_pairs(prediction[None], truth[None], self.num_classes)[0]
 
     def iou(self) -> Tensor:
@@ -60,13 +63,23 @@ def count_pairs(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:
     """How often each true class was predicted as each class, for several predictions of the same truth.
 
     Args:
-        predictions: ``(L, ...)`` int64.
-        truth: ``(1, ...)`` or ``(L, ...)`` int64; 255 does not count.
+        predictions: ``(L, ...)``, whole numbers 0 to C - 1.
+        truth: ``(1, ...)`` or ``(L, ...)``; 255 does not count.
         num_classes: C.
 
     Returns:
         ``(L, C, C)`` int64, rows truth, columns prediction.
+
+    Raises:
+        DffError: shapes that do not fit, or a label that is no class.
     """
+    if predictions.shape[1:] != truth.shape[1:] or len(truth) not in (1, len(predictions)):
+        raise DffError(
+            f"predictions {tuple(predictions.shape)} and truth {tuple(truth.shape)} do not lie on the same pixels: give both "
+            f"as (L, H, W), or the truth as (1, H, W)."
+        )
+    check_labels(predictions, num_classes, "a prediction", ignore=False)
+    check_labels(truth, num_classes, "the truth")
     first = torch.arange(len(predictions), device=predictions.device).view(-1, *[1] * (predictions.ndim - 1))
     joint = (first * num_classes + truth) * num_classes + predictions
     if (ignored := truth == IGNORE).any():
@@ -117,6 +130,7 @@ def by_offset(
     for clip, i in tqdm(jobs, desc=f"offsets 0 to {interval - 1}", disable=not progress, leave=False, mininterval=1.0):
         window, features = known.before(clip, i, interval)  # offset d is row d
         label = clip.masks[i][None]
+        check_labels(label, classes, f"the mask of frame {i} of {clip.name}")
         scores = model.predict(features[:1], clip.size)
         if scores.shape[1] > classes:
             raise DffError(
@@ -206,29 +220,9 @@ def average_over_offsets(table: pd.DataFrame, metric: str = "miou") -> pd.DataFr
     return pd.concat(parts, ignore_index=True)
 
 
-def tidy(table: pd.DataFrame, experiment: str, dataset: str, **columns) -> pd.DataFrame:
-    """A table in the workbook's result format: one row per number, the same columns everywhere.
-
-    Args:
-        table: has at least ``metric, value, unit``; other known columns are kept, unknown ones dropped.
-        experiment, dataset: what was measured on what.
-        columns: the same value for every row: ``seed``, ``interval``, ``seconds`` and so on.
-    """
-    known = dict(
-        experiment=experiment, dataset=dataset, device=profiles.describe_device(), version=__version__, **columns
-    )
-    return table.assign(**known).reindex(columns=COLUMNS)
-
-
-def write_results(table: pd.DataFrame, name: str, folder: str | os.PathLike) -> Path:
-    """Write tidy rows to ``folder/results/name.csv``, atomically."""
-    text = table.reindex(columns=COLUMNS).to_csv(index=False, float_format="%.6g")
-    return write_atomically(Path(folder) / "results" / f"{name}.csv", text)
-
-
 def evaluate_checkpoint(
     checkpoint: str | os.PathLike = "", profile: str = "smoke", interval: int = 5, seed: int = 0,
-    out: str | os.PathLike = "", progress: bool = True,
+    out: str | os.PathLike = "", progress: bool = True, force: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Measure a checkpoint on the test part of the intensity-threshold set, by offset.
 
@@ -237,22 +231,37 @@ def evaluate_checkpoint(
         profile: frame size and how many frames.
         interval: l.
         seed: which of the profile's models.
-        out: where to write the tidy CSV; empty means ``runs/<profile>/results/evaluate.csv``.
+        out: where to write the tidy CSV; empty means ``runs/<profile>/results/evaluate.csv``, which is renewed.
+        progress: show a bar.
+        force: whether a file at ``out`` may be replaced.
+
+    Raises:
+        DffError: no such checkpoint or profile, an interval that no clip is long enough for, or ``out`` is not to be
+            written: all of it before the work.
     """
     from dfflib.checkpoints import load_segmenter
     from dfflib.data.sets import threshold_set
-    from dfflib.paths import run_dir
+    from dfflib.locks import held
     from dfflib.train import ensure
 
     chosen = profiles.get(profile)
+    check("seed", seed)
     FixedInterval(interval)
-    model = load_segmenter(checkpoint or ensure("joint", profile, seed))
+    target = output_file(
+        out or run_folder(profile) / "results" / "evaluate.csv",
+        [checkpoint] if checkpoint else [],
+        [".csv"],
+        force or not out,
+    )
+    if not checkpoint:
+        with held(profile, "", "dfflib evaluate", shared=True):
+            checkpoint = ensure("joint", profile, seed)
+    model = load_segmenter(checkpoint)
     clips = threshold_set("test", chosen.short_side)
     began = time.perf_counter()
     table = by_offset(model, clips, interval, step=chosen.eval_step, progress=progress)
     rows = tidy(
         table, "evaluate", "threshold/test", interval=interval, seed=seed, seconds=round(time.perf_counter() - began, 1)
     )
-    target = Path(out) if out else run_dir(profile) / "results" / "evaluate.csv"
     write_atomically(target, rows.to_csv(index=False, float_format="%.6g"))
     return rows

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfflib.flownet import FLOW_UNIT, FlowNetS
-from dfflib.warp import resample, resize_flow
+from dfflib.warp import known, resample, resize_flow
 
 
 class FlowSource(nn.Module):
@@ -213,6 +213,7 @@ class Ablated(FlowSource):
         return flow if self.keep_flow else torch.zeros_like(flow), scale if self.keep_scale else None
 
 
+UNKNOWN_GREY = 128  # of every colour, where `flow_to_rgb` has no flow to draw
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue
 
 
@@ -270,17 +271,26 @@ class DISFlow(FlowSource):
 
 
 def end_point_error(flow: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean end-point error in pixels of the flow's grid: ``|flow - truth|`` averaged over valid pixels.
+    """Mean end-point error in pixels of the flow's grid: ``|flow - truth|`` averaged over valid pixels of known truth.
 
     Args:
-        flow, truth: ``(N, 2, H, W)``.
-        valid: bool, broadcastable to ``(N, 1, H, W)``; None counts every pixel.
+        flow, truth: ``(N, 2, H, W)``; see `dfflib.warp.known`.
+        valid: bool, broadcastable to ``(N, 1, H, W)``; None counts every pixel whose truth is known.
     """
-    error = (flow - truth).square().sum(1, keepdim=True).add(1e-12).sqrt()
+    valid = _valid(truth, valid)
     if valid is None:
-        return error.mean()
+        return (flow - truth).square().sum(1, keepdim=True).add(1e-12).sqrt().mean()
+    error = torch.where(valid, flow - truth, 0).square().sum(1, keepdim=True).add(1e-12).sqrt()
     valid = valid.expand_as(error)
     return (error * valid).sum() / valid.sum().clamp(min=1)
+
+
+def _valid(truth: Tensor, valid: Tensor | None) -> Tensor | None:
+    """The pixels that count: those of known truth among the valid ones; None for all."""
+    seen = known(truth)
+    if seen.all():
+        return valid
+    return seen if valid is None else valid & seen
 
 
 def multiscale_loss(predictions: list[Tensor], truth: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -291,10 +301,10 @@ def multiscale_loss(predictions: list[Tensor], truth: Tensor, valid: Tensor | No
     Args:
         predictions: from ``FlowNetwork.predictions``, coarse to fine, each in pixels of its own grid.
         truth: exact flow at image size, ``(N, 2, H, W)``; of any value, also NaN, where it is not valid.
-        valid: pixels whose flow is known, bool ``(N, 1, H, W)``; None counts all. A cell of a coarse level counts if
-            more than half of its pixels are valid, and its truth is their mean.
+        valid: pixels whose flow counts, bool ``(N, 1, H, W)``; None takes all that are known. A cell of a coarse level counts
+            if more than half of its pixels are valid, and its truth is their mean.
     """
-    width = truth.shape[-1]
+    width, valid = truth.shape[-1], _valid(truth, valid)
     losses = [end_point_error(p, *_shrunk(truth, valid, p.shape[-2:])) * (width / p.shape[-1]) for p in predictions]
     weights = [0.5**level for level in range(len(losses))][::-1]
     return sum(w * loss for w, loss in zip(weights, losses)) / sum(weights)
@@ -309,27 +319,26 @@ def _shrunk(truth: Tensor, valid: Tensor | None, size: tuple[int, int]) -> tuple
     return known / torch.where(share > 0, share, 1), share > 0.5
 
 
-def flow_to_rgb(flow: Tensor, max_motion: float | None = None) -> Tensor:
-    """Colour-code a flow field with flowiz: hue is direction, saturation is length.
+def flow_to_rgb(flow: Tensor, max_motion: float | None = None) -> np.ndarray:
+    """Colour-code a flow field with flowiz: hue is direction, saturation is length; grey is unknown (`dfflib.warp.known`).
 
     Args:
         flow: ``(2, H, W)``.
-        max_motion: length in pixels that gets full saturation; None takes the longest vector of this field. Set it when
-            several fields are shown side by side, or their colours cannot be compared.
+        max_motion: length in pixels that gets full saturation; None takes the longest known vector of this field. Set it
+            when several fields are shown side by side, or their colours cannot be compared.
 
     Returns:
         uint8 ``(H, W, 3)`` for ``imshow``.
     """
-    field = flow.detach().float().cpu().permute(1, 2, 0).numpy().copy()
+    flow = flow.detach().float().cpu()
+    seen = known(flow)
+    field = torch.where(seen, flow, 0).permute(1, 2, 0).numpy().copy()
     if max_motion is not None:  # flowiz scales by the longest vector, so long ones are shortened to the limit
         length = np.linalg.norm(field, axis=-1, keepdims=True)
         field /= np.maximum(np.maximum(length, max_motion), 1e-9)
         # a hidden row carries one vector of full length, so that flowiz takes that as its unit
         field = np.pad(field, ((0, 1), (0, 0), (0, 0)))
         field[-1, 0] = (1.0, 0.0)
-        return _flowiz_rgb(field)[:-1]
-    return _flowiz_rgb(field)
-
-
-def _flowiz_rgb(field: np.ndarray) -> np.ndarray:
-    return flowiz.convert_from_flow(np.ascontiguousarray(field, dtype=np.float32))
+    colours = flowiz.convert_from_flow(np.ascontiguousarray(field, dtype=np.float32))[: flow.shape[1]]
+    colours[~seen[0].numpy()] = UNKNOWN_GREY
+    return colours

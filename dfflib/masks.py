@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dfflib.data.clips import IGNORE, Clip
+from dfflib.data.clips import IGNORE, Clip, check_labels
 from dfflib.data.shots import pair_frames
 from dfflib.errors import DffError
 from dfflib.flow import ExactFlow
@@ -18,7 +18,16 @@ from dfflib.warp import compose, warp
 
 
 def region_similarity(mask: Tensor, truth: Tensor) -> float:
-    """J of two masks ``(H, W)`` bool: intersection over union; 1 if both are empty."""
+    """J of two masks ``(H, W)`` bool: intersection over union; 1 if both are empty.
+
+    Raises:
+        DffError: other numbers than bool, whose bits would be counted, or two shapes.
+    """
+    if mask.dtype != torch.bool or truth.dtype != torch.bool or mask.shape != truth.shape:
+        raise DffError(
+            f"J compares two bool masks of one shape, got {mask.dtype} {tuple(mask.shape)} and {truth.dtype} "
+            f"{tuple(truth.shape)}: choose the object's pixels first, say by labels == 1."
+        )
     union = (mask | truth).sum()
     return ((mask & truth).sum() / union).item() if union else 1.0
 
@@ -77,9 +86,9 @@ def propagation(
 
 def _one_key(clip: Clip, key: int, interval: int, name: str, source: nn.Module, chain: bool, sums: dict) -> None:
     """Add J of one key frame's mask in the frames after it."""
-    start, chained = _object(clip.masks[key]), None
+    start, chained = _object(clip, key)[0], None
     for offset in range(interval):
-        truth, valid = _object(clip.masks[key + offset]), clip.masks[key + offset] != IGNORE
+        truth, valid = _object(clip, key + offset)
         methods = {name: start}
         if offset:
             methods[name] = carry(start, _flow(source, clip, key + offset, key))
@@ -93,8 +102,12 @@ def _one_key(clip: Clip, key: int, interval: int, name: str, source: nn.Module, 
             sums.setdefault((clip.name, method, offset), []).append(score)
 
 
-def _object(mask: Tensor) -> Tensor:
-    return (mask > 0) & (mask != IGNORE)
+def _object(clip: Clip, index: int) -> tuple[Tensor, Tensor]:
+    """Where the object is in a frame, and which pixels count, both ``(H, W)`` bool."""
+    mask = clip.masks[index]
+    check_labels(mask, clip.num_classes or IGNORE, f"the mask of frame {index} of {clip.name}")
+    valid = mask != IGNORE
+    return (mask > 0) & valid, valid
 
 
 def _flow(source: nn.Module, clip: Clip, i: int, k: int) -> Tensor:

@@ -8,9 +8,13 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dfflib import paths
+from dfflib import limits, paths
 from dfflib.errors import DffError
+
+if TYPE_CHECKING:
+    import nbformat
 
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": list, "dict": dict}
 # Every notebook gets these two; they have options of their own.
@@ -21,8 +25,10 @@ def find_notebooks(folder: str | os.PathLike = paths.NOTEBOOKS) -> list[Path]:
     """The numbered notebooks of a folder, in order.
 
     Raises:
-        DffError: there are none.
+        DffError: there are none, or dfflib was installed without them.
     """
+    if folder == paths.NOTEBOOKS:
+        paths.need_checkout("reproduce")
     found = sorted(Path(folder).resolve().glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise DffError(f"there are no notebooks NN_*.ipynb in {folder}: restore them with `git checkout notebooks`.")
@@ -35,7 +41,10 @@ def select(every: list[Path], only: Iterable[str]) -> list[Path]:
     Raises:
         DffError: a name that no notebook has.
     """
+    only = list(only)
     wanted = [part.strip().removesuffix(".ipynb") for item in only for part in str(item).split(",") if part.strip()]
+    if only and not wanted:
+        raise DffError("--only names no notebook: give a number or a name, or leave it out to run all of them.")
     chosen = set()
     for part in wanted:
         matching = {path for path in every if path.stem == part or path.stem.split("_")[0] == part.zfill(2)}
@@ -51,7 +60,8 @@ def assign_parameters(
     """What each notebook is passed: the profile and the run folder, and those of ``parameters`` that it declares.
 
     Raises:
-        DffError: a parameter that no selected notebook declares, or a value that is not of the declared type.
+        DffError: a parameter that no selected notebook declares, or a value that is not of the declared type or out of
+            the range that `dfflib.limits` knows for that name.
     """
     declared = {path: _declared(path) for path in selected}
     known = sorted({name for names in declared.values() for name in names} - set(RESERVED))
@@ -65,7 +75,7 @@ def assign_parameters(
             raise DffError(f"no selected notebook has a parameter {name!r}{hint}: known are {names}.")
     # Relative to the caller's directory, not to the kernel's. The default stays empty, so that the executed notebooks
     # do not depend on where the checkout lies.
-    given = {"profile": profile, "out_dir": str(Path(out_dir).resolve()) if str(out_dir) else "", **parameters}
+    given = {"profile": profile, "out_dir": os.path.realpath(out_dir) if str(out_dir) else "", **parameters}
     return {
         path: {name: convert(name, given[name], names[name]) for name in given if name in names}
         for path, names in declared.items()
@@ -97,8 +107,9 @@ def convert(name: str, value: object, declared: dict) -> object:
     if isinstance(value, tuple):
         value = list(value)
     if type(value) is not kind:  # a bool is an int to isinstance
-        raise DffError(f"parameter {name!r} is {value!r}, but its type is {annotation}: give, say, {name}={default}.")
-    return value
+        said = limits.shown(value)
+        raise DffError(f"parameter {name!r} is {said}, but its type is {annotation}: give, say, {name}={default}.")
+    return limits.check(name, value, f"parameter {name!r}", limits.PARAMETERS)
 
 
 def _literal(value: object) -> object:
@@ -106,15 +117,34 @@ def _literal(value: object) -> object:
     if not isinstance(value, str):
         return value
     for read in (json.loads, ast.literal_eval):
-        with contextlib.suppress(ValueError, SyntaxError):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # many digits, many brackets
             return read(value)
     return value
 
 
-def _declared(notebook: Path) -> dict[str, dict]:
-    import papermill
+def read_notebook(path: str | os.PathLike) -> "nbformat.NotebookNode":
+    """A notebook with all that is looked for in one: cells with type, text and metadata.
+
+    Raises:
+        DffError: it cannot be read, or lacks a field.
+    """
+    import nbformat
 
     try:
-        return papermill.inspect_notebook(str(notebook))
+        book = nbformat.read(path, as_version=4)
+        for cell in book.cells:
+            if not isinstance(cell.source, str) or cell.cell_type not in ("code", "markdown", "raw"):
+                raise ValueError("a cell is of no known kind")
+            list(map(str.lower, cell.metadata.get("tags", [])))
+        book.metadata.get("kernelspec", {}).get("name")
+        return book
     except Exception as error:  # nbformat raises its own kinds for broken JSON, old formats, missing fields
-        raise DffError(f"{notebook} is not a readable notebook ({type(error).__name__}): restore it.") from error
+        raise DffError(f"{path} is not a readable notebook ({type(error).__name__}): restore it.") from error
+
+
+def _declared(notebook: Path) -> dict[str, dict]:
+    """Parameters of a notebook as papermill knows them; it is python, whether its metadata say so or not."""
+    from papermill.translators import PythonTranslator
+
+    cells = [cell for cell in read_notebook(notebook).cells if "parameters" in cell.metadata.get("tags", [])]
+    return {found.name: found._asdict() for found in PythonTranslator.inspect(cells[0])} if cells else {}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dfflib.errors import DffError
+from dfflib.limits import check
 from dfflib.paths import run_dir
 
 
@@ -126,19 +127,22 @@ def begin(profile: str, seed: int = 0, out_dir: str = "") -> Run:
         profile: one of ``PROFILES``.
         seed: for python, numpy and torch.
         out_dir: folder for figures, results and checkpoints; empty means ``runs/<profile>``.
+
+    Raises:
+        DffError: no such profile or seed, or a folder that cannot be written to.
     """
     import torch
     from lightning.fabric import seed_everything
 
     from dfflib.viz import use_style
 
-    chosen = get(profile)
+    chosen, seed = get(profile), check("seed", seed)
+    folder = run_dir(chosen.name, out_dir)
     seed_everything(seed, verbose=False)
     use_style()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"{versions()} on {where}\nprofile {chosen.name}: {chosen.about}")
-    folder = run_dir(chosen.name, out_dir)
     return Run(chosen, seed, device, folder)
 
 

@@ -6,11 +6,22 @@ import pandas as pd
 
 from dfflib.errors import DffError
 from dfflib.paths import PUBLISHED
+from dfflib.results import measured, named, read_table, text, whole
 
 DFF = "deep_feature_flow"
-PUBLISHED_COLUMNS = (
-    "paper", "table", "row", "dataset", "method", "feature_net", "flow_net", "interval", "metric", "value", "unit", "source",
+
+
+def _above_zero(cell: str) -> float:
+    if (value := measured(cell)) <= 0:
+        raise ValueError("which is not above 0")
+    return value
+
+
+_FORMAT = dict(
+    paper=named, table=named, row=named, dataset=text, method=named, feature_net=text, flow_net=text, interval=whole,
+    metric=named, value=_above_zero, unit=named, source=named,
 )  # fmt: skip
+PUBLISHED_COLUMNS = tuple(_FORMAT)
 
 
 @cache
@@ -19,8 +30,8 @@ def _read_published(paper: str) -> pd.DataFrame:
     if not path.is_file():
         papers = ", ".join(sorted(file.stem for file in PUBLISHED.glob("*.csv")))
         raise DffError(f"there are no published numbers of {paper!r} ({path}): choose one of {papers}.")
-    text = {name: str for name in PUBLISHED_COLUMNS if name not in ("interval", "value")}
-    return pd.read_csv(path, dtype={**text, "interval": "Int64", "value": float}, keep_default_na=False, na_values=[""])
+    rows = read_table(path, _FORMAT, "no file of published numbers", "restore it with `git checkout data/published`")
+    return rows.astype({"interval": "Int64"})
 
 
 def published(paper: str = DFF, **filters) -> pd.DataFrame:

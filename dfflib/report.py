@@ -18,6 +18,8 @@ from string import Template
 from urllib.parse import quote
 
 from dfflib import __version__, profiles
+from dfflib.errors import DffError
+from dfflib.parameters import read_notebook
 from dfflib.paths import write_atomically
 
 LONG_TABLE = 12  # rows; longer ones are folded
@@ -164,10 +166,14 @@ def _gpu() -> str:
 
 
 def headline(notebook: Path) -> tuple[str, str]:
-    """Title and one-line description of a notebook: its first heading and its first paragraph, as plain text."""
-    import nbformat
+    """Title and one-line description of a notebook: its first heading and its first paragraph, as plain text.
 
-    cells = nbformat.read(notebook, as_version=4).cells
+    A notebook that cannot be read has its name for a title.
+    """
+    try:
+        cells = read_notebook(notebook).cells
+    except DffError:
+        return notebook.stem, ""
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     heading = re.search(r"^#\s+(.+)$", text, re.MULTILINE)
     blocks = (block.strip() for block in re.split(r"\n\s*\n|^#.*$", text, flags=re.MULTILINE))
@@ -204,7 +210,7 @@ def _gallery(outcome: Outcome, folder: Path) -> str:
 
 
 def _figure(path: Path, folder: Path) -> str:
-    link, name = _link(path, folder), escape(path.name)
+    link, name = _link(path, folder), _shown(path)
     if path.suffix.lower() in VIDEOS:
         medium = f'<video src="{link}" controls loop muted preload="metadata" title="{name}"></video>'
     else:
@@ -213,7 +219,12 @@ def _figure(path: Path, folder: Path) -> str:
 
 
 def _link(path: Path, folder: Path) -> str:
-    return quote(path.relative_to(folder).as_posix())
+    return quote(os.fsencode(path.relative_to(folder).as_posix()))
+
+
+def _shown(path: Path) -> str:
+    """A file's name as HTML, also where it is no text."""
+    return escape(os.fsencode(path.name).decode(errors="replace"))
 
 
 def _tables(folder: Path) -> list[str]:
@@ -224,7 +235,7 @@ def _table(path: Path, folder: Path) -> str:
     """One result file: columns that never change become its caption, numbers are rounded, long tables are folded."""
     import pandas as pd
 
-    link = f'<a href="{_link(path, folder)}">{escape(path.name)}</a>'
+    link = f'<a href="{_link(path, folder)}">{_shown(path)}</a>'
     try:
         table = pd.read_csv(path).dropna(axis="columns", how="all")
     except (ValueError, OSError) as error:  # an empty or damaged file must not cost the whole page

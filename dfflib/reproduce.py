@@ -9,8 +9,10 @@ Nothing here imports torch: a second run, which skips everything, takes a few se
 
 import hashlib
 import json
+import math
 import os
 import platform
+import re
 import sys
 import threading
 import time
@@ -21,8 +23,9 @@ from pathlib import Path
 from typing import Self
 
 from dfflib import paths, profiles, report
+from dfflib.errors import DffError
 from dfflib.locks import held
-from dfflib.parameters import assign_parameters, find_notebooks, select
+from dfflib.parameters import assign_parameters, find_notebooks, read_notebook, select
 from dfflib.report import Outcome
 
 
@@ -96,17 +99,36 @@ def reproduce(
     profiles.get(profile)
     every = find_notebooks(notebooks)
     selected = select(every, only)
-    passed = assign_parameters(selected, profile, parameters or {}, out_dir)
+    broken = _unreadable(selected)
+    passed = assign_parameters([path for path in selected if path not in broken], profile, parameters or {}, out_dir)
     with held(profile, out_dir, "dfflib reproduce") as folder:
         common = _digest_of_code()
-        tasks = [_task(path, passed[path], common) for path in selected]
+        tasks = [_task(path, given, common) for path, given in passed.items()]
         whole = not profiles.get(profile).shipped and not only and not parameters
         if whole and jobs != 1 and not all(_is_done(task, folder) for task in tasks):
             _train_first(profile, folder, jobs, progress)
         outcomes = _run_all(tasks, folder, force, progress)
+        outcomes |= {path.stem: Outcome(path, "failed", error=why) for path, why in broken.items()}
         everything = [outcomes.get(path.stem) or _outcome_before(path, folder) for path in every]
         index = report.write_index(folder, profile, everything)
     return Summary(folder, index, everything, time.perf_counter() - began)
+
+
+def _unreadable(notebooks: list[Path]) -> dict[Path, str]:
+    """Those that are no notebooks, and why: they fail, and do not stop the others.
+
+    Raises:
+        DffError: no other is there.
+    """
+    found = {}
+    for path in notebooks:
+        try:
+            read_notebook(path)
+        except DffError as error:
+            found[path] = str(error)
+    if len(found) == len(notebooks):
+        raise DffError(next(iter(found.values())))
+    return found
 
 
 # What is done already.
@@ -124,9 +146,7 @@ def _digest_of_code() -> str:
 
 
 def _task(notebook: Path, parameters: dict, common: str) -> _Task:
-    import nbformat
-
-    cells = [[cell.cell_type, cell.source] for cell in nbformat.read(notebook, as_version=4).cells]
+    cells = [[cell.cell_type, cell.source] for cell in read_notebook(notebook).cells]
     text = json.dumps([cells, parameters, common], sort_keys=True)
     return _Task(notebook, parameters, hashlib.sha256(text.encode()).hexdigest(), len(cells))
 
@@ -150,16 +170,32 @@ def _read_state(file: Path) -> dict:
     """What the last successful run noted; empty if there was none, or if the file is damaged (then it runs again)."""
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
-        return state if {"key", "seconds", "outputs"} <= state.keys() else {}
-    except (OSError, ValueError, AttributeError):
+        names, digests = state["outputs"], state.setdefault("digests", {})  # runs before 0.2 noted no digests
+        whole = isinstance(names, list) and all(
+            re.fullmatch(r"(figures|results)/[^/\0]+", name) for name in [*names, *digests]
+        )
+        whole = whole and all(isinstance(text, str) for text in [state["key"], *digests.values()])
+        known = isinstance(state["parameters"], dict) and 0 <= state["seconds"] < math.inf
+        return state if whole and known else {}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return {}
+
+
+def finished(folder: Path) -> dict[str, dict]:
+    """What every notebook noted that has finished in a run folder, by name: ``parameters``, ``digests`` of its outputs."""
+    return {file.stem: state for file in sorted((folder / "state").glob("*.json")) if (state := _read_state(file))}
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _is_done(task: _Task, folder: Path) -> bool:
     files = _files(folder, task.name)
     state = _read_state(files["state"])
     wrote = [files["executed"], files["html"], *(folder / name for name in state.get("outputs", []))]
-    return state.get("key") == task.key and all(file.is_file() for file in wrote)
+    return state.get("key") == task.key and all(os.path.isfile(file) for file in wrote)
 
 
 def _outcome_before(notebook: Path, folder: Path) -> Outcome:
@@ -231,10 +267,10 @@ def _run(task: _Task, folder: Path, line: "_Progress") -> Outcome:
         return Outcome(task.notebook, "failed", time.perf_counter() - began, _describe(task.name, error) + kept)
     files["running"].replace(files["executed"])
     seconds = round(time.perf_counter() - began, 1)
-    outputs = [str(path.relative_to(folder)) for path in report.outputs_of(task.name, folder)]
+    digests = {path.relative_to(folder).as_posix(): digest_of(path) for path in report.outputs_of(task.name, folder)}
     state = dict(
         key=task.key, seconds=seconds, finished=datetime.now().astimezone().isoformat(timespec="seconds"),
-        parameters=task.parameters, versions=_versions(), outputs=outputs,
+        parameters=task.parameters, versions=_versions(), outputs=list(digests), digests=digests,
     )  # fmt: skip
     paths.write_atomically(files["state"], json.dumps(state, indent=1))
     return Outcome(task.notebook, "run", seconds, html=files["html"])
@@ -247,6 +283,7 @@ def _execute(task: _Task, target: Path, line: "_Progress") -> None:
     try:
         papermill.execute_notebook(
             str(task.notebook), str(target), parameters=task.parameters, progress_bar=False, kernel_name="python3",
+            language="python",
             kernel_manager_class=_this_python(), on_cell_start=line.cell,
             cwd=str(paths.ROOT),  # a kernel finds dfflib there even where it is not installed
         )  # fmt: skip

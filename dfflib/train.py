@@ -114,7 +114,8 @@ def is_trained(stage: str, profile: str, seed: int = 0, out_dir: str = "", recip
     start = []
     for name in cook.starts(stage):
         lender = cook.lender(name)
-        if not chosen.shipped and not is_trained(name, profile, seed, out_dir, lender):
+        shipped = chosen.shipped and (CHECKPOINTS / checkpoint_name(name, seed, lender)).is_file()
+        if not shipped and not is_trained(name, profile, seed, out_dir, lender):
             return False
         start.append(ensure(name, profile, seed, out_dir, recipe=lender))
     return _trainer(

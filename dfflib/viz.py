@@ -2,6 +2,7 @@
 
 import base64
 import io
+from html import escape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,6 +17,7 @@ from dfflib.colours import overlay as overlay
 from dfflib.colours import to_image
 from dfflib.flow import flow_to_rgb
 from dfflib.paths import write_atomically
+from dfflib.warp import known
 
 COLOURS = {"Frame": "#444444", "copy": "#d1603d", "DFF": "#2a6f97", "DIS": "#6a994e", "exact": "#9c6ade"}
 """One colour per method, in every figure (colour-blind safe against each other in lightness too)."""
@@ -99,6 +101,7 @@ def draw_arrows(axis: plt.Axes, frame: Tensor, flow: Tensor, step: int = 16) -> 
     axis.imshow(to_image(frame))
     axis.set_axis_off()
     flow = flow.detach().cpu()
+    flow = torch.where(known(flow), flow, torch.nan)  # which gets no arrow
     y, x = np.mgrid[step // 2 : flow.shape[1] : step, step // 2 : flow.shape[2] : step]
     axis.quiver(
         x, y, flow[0, y, x], flow[1, y, x], color="#ffd166", angles="xy", scale_units="xy", scale=1, width=0.004,
@@ -192,7 +195,7 @@ def image_tag(path: str | Path) -> str:
     path = Path(path)
     data = base64.b64encode(path.read_bytes()).decode()
     kind = path.suffix.lstrip(".").lower()
-    return f'<img src="data:image/{kind};base64,{data}" alt="{path.name}" style="max-width: 100%">'
+    return f'<img src="data:image/{kind};base64,{data}" alt="{escape(path.name)}" style="max-width: 100%">'
 
 
 def maps(values, titles=(), unit: str = "", limit: float | None = None, columns: int | None = None, width: float = 11.0,
@@ -208,7 +211,7 @@ def maps(values, titles=(), unit: str = "", limit: float | None = None, columns:
         cmap: of matplotlib.
     """
     values = [np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v, dtype=np.float32).squeeze() for v in values]
-    limit = limit or max(np.nanmax(v) for v in values) or 1.0
+    limit = limit or max(np.max(v[np.isfinite(v)], initial=0) for v in values) or 1.0
     fig = show(values, titles, columns, width, caption)
     for axis, value in zip(fig.axes, values):
         axis.images[0].set(cmap=cmap, clim=(0, limit))

@@ -51,11 +51,17 @@ def test_the_made_video_is_real_and_as_long_as_asked(tmp_path):
     assert still.abs().mean() > 2  # it moves
 
 
-def test_sizes():
-    assert bench.parse_size("512x256") == (256, 512) == bench.parse_size("512X256")
-    for text in ("512", "512x", "x256", "31x256", "512*256", "-512x256"):
-        with pytest.raises(DffError, match="columns x rows"):
-            bench.parse_size(text)
+@pytest.mark.parametrize("wrong, words", [
+    (dict(interval=0), "interval is 0"), (dict(interval=-1), "interval is -1"), (dict(interval=10**11), "only 40 frames"),
+    (dict(intervals=(1, 41)), "only 40 frames"), (dict(device="cuda"), "finds no GPU"), (dict(threads=10**9), "threads is"),
+    (dict(out_dir=__file__), "cannot be the run folder"),
+])  # fmt: skip
+def test_what_cannot_be_measured_is_refused_before_anything_is(monkeypatch, tmp_path, wrong, words):
+    monkeypatch.setattr(bench, "made_video", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DffError, match=words):
+        bench.bench(**{"out_dir": tmp_path} | wrong, progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_models_are_the_published_ones():

@@ -98,8 +98,10 @@ def test_unknown_profile_is_one_sentence():
     assert result.stderr.startswith("error: there is no profile 'enormous'") and result.stderr.count("\n") == 1
 
 
-def segmented(problem=None):
-    return SimpleNamespace(frames=120, seconds=4.0, fps=30.0, key_frames=24, out=Path("out.mp4"), problem=problem)
+def segmented(problem=None, remarks=()):
+    return SimpleNamespace(
+        frames=120, seconds=4.0, fps=30.0, key_frames=24, out=Path("out.mp4"), problem=problem, remarks=list(remarks)
+    )
 
 
 def test_segment_passes_everything_on_and_sums_up(stand_in):
@@ -111,7 +113,7 @@ def test_segment_passes_everything_on_and_sums_up(stand_in):
     assert result.output == "120 frames (24 key frames) in 4.0 s, 30.0 frames a second: out.mp4\n"
     assert calls == [(("in.mp4",), dict(
         out=Path("in_dff.mp4"), interval=7, checkpoint="c.safetensors", flow="dis", short_side=200, progress=True,
-        mode="batched", labels="full", compile=False,
+        mode="batched", labels="full", compile=False, fps=None,
     ))]  # fmt: skip
 
 
@@ -120,6 +122,13 @@ def test_segment_exits_3_when_the_video_ended_badly(stand_in):
     result = call("segment", "in.mp4")
     assert result.exit_code == 3
     assert result.stderr == "in.mp4 ends in the middle of frame 121.\n" and "120 frames" in result.stdout
+
+
+def test_segment_tells_what_to_know_of_a_video(stand_in):
+    calls = stand_in("stream", "segment_video", segmented(remarks=["in.ts does not state its length."]))
+    result = call("segment", "in.ts", "--fps", "12.5")
+    assert result.exit_code == 0 and calls[0][1]["fps"] == 12.5
+    assert result.stderr == "in.ts does not state its length.\n"
 
 
 def test_segment_overwrites_only_when_told(stand_in, tmp_path):
@@ -135,14 +144,14 @@ def test_bench_measures_and_shows_tables(stand_in, monkeypatch, tmp_path):
     calls = stand_in("bench", "bench", "rows")
     stub = sys.modules["dfflib.bench"]
     stub.summary = lambda rows: {"parts": pd.DataFrame({"key": [1.234]})} if rows == "rows" else {}
-    stub.parse_size = lambda text: tuple(int(side) for side in reversed(text.split("x")))
     monkeypatch.setattr("dfflib.bench", stub, raising=False)
     result = call("bench", "--size", "64x48", "--threads", 2, "--out-dir", tmp_path)
-    assert result.exit_code == 0 and calls == [(((48, 64), 10, "", 2, str(tmp_path)), {})]
+    assert result.exit_code == 0 and calls == [(((48, 64), 10, "", 2, tmp_path), {})]
     assert "parts" in result.output and "1.23" in result.output and "results/bench.csv" in result.output
 
 
-def test_train_passes_everything_on(stand_in):
+def test_train_passes_everything_on(stand_in, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     calls = stand_in("train", "train_stage", SimpleNamespace(checkpoint=Path("x"), summary="joint trained: x"))
     result = call("train", "joint", "--profile", "laptop", "--seed", 2, "--out-dir", "there", "--steps", 9, "--fresh")
     assert (result.exit_code, result.output) == (0, "joint trained: x\n")
@@ -163,7 +172,7 @@ def test_evaluate_prints_a_compact_table(stand_in):
     calls = stand_in("evaluate", "evaluate_checkpoint", table)
     result = call("evaluate", "--interval", 3, "--out", "t.csv")
     assert result.exit_code == 0
-    assert calls == [(("",), dict(profile="smoke", interval=3, seed=0, out="t.csv", progress=True))]
+    assert calls == [(("",), dict(profile="smoke", interval=3, seed=0, out="t.csv", progress=True, force=False))]
     assert "90.12" in result.output and "88.12" in result.output and result.output.endswith("written to t.csv\n")
     assert len(result.output.splitlines()) == 5  # two of heading, one for each method, where it is written
 

@@ -242,5 +242,16 @@ def test_where_n_is_split_changes_nothing_without_a_warp():
         split.load_state_dict(whole.state_dict())  # one checkpoint serves every split
         torch.testing.assert_close(split.per_frame(images), whole.per_frame(images))
         assert len(split.feature_net.blocks) == 6 and not torch.equal(split.extract(images), whole.extract(images))
-    with pytest.raises(ValueError, match="task_blocks is 7: choose 0 to 6"):
+    with pytest.raises(DffError, match="task_blocks is 7: choose a whole number from 0 to 6"):
         build(task_blocks=7)
+
+
+@pytest.mark.parametrize("other", [lambda x: (x * 255).to(torch.uint8), lambda x: (x * 255).round(), lambda x: x.long(),
+                                   lambda x: torch.where(x == x.max(), torch.nan, x), lambda x: (x - 0.45) / 0.1,
+                                   lambda x: x[:, :1], lambda x: x[0]])  # fmt: skip
+def test_what_is_no_image_is_refused(other):
+    model = small()
+    calls = (lambda x: model(x, CURRENT), lambda x: model(KEY, x), model.per_frame, model.extract)
+    for call in calls:
+        with pytest.raises(DffError, match="give"):
+            call(other(KEY))

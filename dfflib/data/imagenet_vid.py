@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from dfflib.data.clips import Boxes, Clip, LazyStack
-from dfflib.data.label_images import LabelledFiles, check_size
+from dfflib.data.label_images import DAMAGE, LabelledFiles, check_size
 from dfflib.data.layout import Count, require
 from dfflib.data.video import resized_shape
 from dfflib.errors import DffError
@@ -96,14 +96,15 @@ def training_frames(root: str | os.PathLike) -> list[tuple[str, int]]:
             found += [(name, int((n + 0.5) * length / count)) for n in range(count)]
         return found
     frames = []
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(listing.read_text("utf-8-sig", "replace").splitlines(), 1):
         words = line.split()
-        if len(words) != 4 or not (words[2] + words[3]).isdigit() or int(words[2]) >= int(words[3]):
+        numbers = [int(word) for word in words[2:] if re.fullmatch("[0-9]{1,9}", word)]
+        if len(words) != 4 or len(numbers) != 2 or numbers[0] >= numbers[1]:
             raise DffError(
                 f"{listing}, line {number} is {line!r}, not SNIPPET, 1, FRAME and a greater LENGTH: "
                 f"take the list from {LISTS_SOURCE}."
             )
-        frames.append((words[0].rsplit("/", 1)[-1], int(words[2])))
+        frames.append((words[0].rsplit("/", 1)[-1], numbers[0]))
     return frames
 
 
@@ -118,7 +119,7 @@ def still_images(root: str | os.PathLike, short_side: int | None = None) -> list
         root / "ImageSets" / "DET_train_30classes.txt", "the still images to train on", f"copy it from {LISTS_SOURCE}"
     )
     require(root / "Data" / "DET" / "train", "the still images of DET", f"get ILSVRC2015 DET from {SOURCE}")
-    stills = [line.split()[0] for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    stills = [line.split()[0] for line in listing.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
     missing = [still for still, there in zip(stills, _present(root, stills)) if not there]
     if missing:
         raise DffError(
@@ -153,10 +154,10 @@ def check(root: str | os.PathLike) -> list[Count]:
             counts.append(Count(f"VID {split} annotations (Annotations/VID/{split}/)", boxes, frames, note))
     for name, lines in TRAINING_LISTS.items():
         file = root / "ImageSets" / name
-        found = len(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else 0
+        found = len(file.read_text("utf-8-sig", "replace").splitlines()) if file.is_file() else 0
         counts.append(Count(f"lines of ImageSets/{name}", found, lines, f"copy it from {LISTS_SOURCE}", needed=False))
         if name.startswith("DET") and file.is_file():
-            stills = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            stills = [line.split()[0] for line in file.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
             note = f"get ILSVRC2015 DET from {SOURCE}"
             counts.append(
                 Count("still images of that list (Data/DET/)", sum(_present(root, stills)), lines, note, needed=False)
@@ -214,9 +215,9 @@ def _boxes(frames: Sequence[Path], annotations: Sequence[Path], short_side: int 
     file = require(annotations[index], "the boxes of a frame", f"get the annotations from {SOURCE} again")
     try:
         tree = ET.parse(file).getroot()
-        width, height = (int(tree.findtext(f"size/{side}")) for side in ("width", "height"))
+        width, height = (int(_number(tree, f"size/{side}")) for side in ("width", "height"))
         found = [_object(node, width, height) for node in tree.findall("object")]
-    except (ET.ParseError, TypeError, ValueError, AttributeError) as error:
+    except DAMAGE as error:
         raise DffError(f"{file} is no annotation of ImageNet ({error}): get it from {SOURCE} again.") from None
     check_size(file, (height, width), frames[index])
     found = [entry for entry in found if entry is not None]
@@ -236,13 +237,21 @@ def _object(node: ET.Element, width: int, height: int) -> tuple | None:
     name = node.findtext("name").strip()
     if name not in WORDNET_IDS[1:]:
         return None
-    x1, y1, x2, y2 = (float(node.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    x1, y1, x2, y2 = (_number(node, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
     box = (max(x1, 0), max(y1, 0), min(x2, width - 1) + 1, min(y2, height - 1) + 1)
     if box[0] >= box[2] or box[1] >= box[3]:
         raise ValueError(f"the box {x1:g}, {y1:g}, {x2:g}, {y2:g} lies outside the frame of {width}x{height}")
-    track = node.findtext("trackid")
+    track = None if node.find("trackid") is None else int(_number(node, "trackid"))
     flags = (node.findtext(flag) == "1" for flag in ("occluded", "generated"))
-    return box, WORDNET_IDS.index(name), None if track is None else int(track), *flags
+    return box, WORDNET_IDS.index(name), track, *flags
+
+
+def _number(node: ET.Element, path: str) -> float:
+    """A number of up to nine digits, as sizes, boxes and tracks have; more would be cut off or overflow."""
+    text = (node.findtext(path) or "").strip()
+    if not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]+)?", text):
+        raise ValueError(f"{path} is {text[:20]!r}")
+    return float(text)
 
 
 def _find_root(root: str | os.PathLike) -> Path:
@@ -276,9 +285,9 @@ def _annotations(root: Path, snippet: Path) -> Path:
 
 def _present(root: Path, stills: list[str]) -> list[bool]:
     """Which still images are there; each folder is listed once."""
-    folders = {still.rsplit("/", 1)[0] for still in stills}
+    folders = {still.rpartition("/")[0] for still in stills}
     names = {folder: set(_listed(root / "Data" / "DET" / folder, ".jpeg")) for folder in folders}
-    return [f"{still.rsplit('/', 1)[1]}.JPEG" in names[still.rsplit("/", 1)[0]] for still in stills]
+    return [f"{still.rpartition('/')[2]}.JPEG" in names[still.rpartition("/")[0]] for still in stills]
 
 
 def _frames(folder: Path) -> list[Path]:
@@ -286,6 +295,6 @@ def _frames(folder: Path) -> list[Path]:
 
 
 def _listed(folder: Path, ending: str) -> list[str]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     return sorted(name for name in os.listdir(folder) if name.lower().endswith(ending) and not name.startswith("."))

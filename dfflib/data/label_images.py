@@ -1,9 +1,13 @@
 """Frames and label maps that lie in image files, one by one, as the published data sets keep them."""
 
+import io
 import os
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -13,7 +17,13 @@ from dfflib.data.images import SUFFIXES, natural_key
 from dfflib.data.video import resize, resized_shape, to_tensor
 from dfflib.errors import DffError
 
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+DAMAGE = (
+    OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, MemoryError,
+    ArithmeticError, struct.error, zlib.error, cv2.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What the libraries that read files raise where a file is not what it should be."""
+
+PNG, LARGEST_LABEL = b"\x89PNG\r\n\x1a\n", 2**16 - 1
 
 
 class LabelledFiles:
@@ -39,7 +49,7 @@ class LabelledFiles:
 
     def frame(self, index: int) -> Tensor:
         """One frame ``(3, H, W)`` uint8."""
-        image = np.asarray(_read(self._frames[index]).convert("RGB"))
+        image = np.asarray(read_image(self._frames[index]).convert("RGB"))
         if index:
             check_size(self._frames[index], image.shape[:2], self._frames[0])
         return to_tensor(resize(image, resized_shape(image.shape[:2], self._short_side)))
@@ -59,15 +69,17 @@ def read_labels(file: Path) -> tuple[np.ndarray, bool]:
     """The values ``(H, W)`` of a grey or palette image (palette indices, not colours), and whether it has a palette.
 
     Raises:
-        DffError: it cannot be read, or it is a colour image.
+        DffError: it cannot be read, or it is a colour image, or its values are not whole numbers of two bytes.
     """
-    image = _read(file)
+    image = read_image(file)
     values = np.asarray(image)
     if values.ndim == 3:
         bands = values[..., : 1 if image.mode == "LA" else 3]  # without the alpha channel
         if (bands != bands[..., :1]).any():
             raise DffError(f"{file} is a colour image: give annotations as grey or palette PNG, one number a pixel.")
         values = values[..., 0]
+    if values.dtype.kind not in "bui" or not 0 <= values.min() <= values.max() <= LARGEST_LABEL:
+        raise DffError(f"{file} holds no labels: give annotations as grey or palette PNG, one number a pixel.")
     return values.astype(np.int32), image.mode == "P"
 
 
@@ -83,20 +95,49 @@ def image_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names, key=lambda name: (natural_key(name), name))]
 
 
-def _read(file: Path, pixels: bool = True) -> Image.Image:
-    """An image, or only what its header says."""
+def read_image(file: str | os.PathLike) -> Image.Image:
+    """An image with its pixels.
+
+    Raises:
+        DffError: it cannot be read.
+    """
     try:
-        with Image.open(file) as image:
-            if pixels:
-                image.load()
+        check_png(data := Path(file).read_bytes())
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
             return image
-    except _DAMAGE:
-        raise DffError(f"{file} cannot be read as an image: replace it by the file of the original download.") from None
+    except DAMAGE:
+        raise _unreadable(file) from None
+
+
+def check_png(data: bytes) -> None:
+    """Compare the checksums of a PNG file, which decoders skip to save time; other files pass.
+
+    Raises:
+        ValueError: a chunk is damaged, or the last one is missing.
+    """
+    if not data.startswith(PNG):
+        return
+    place, kind = len(PNG), b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 8 + length
+        if zlib.crc32(data[place + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise ValueError(f"the checksum of a {kind!r} chunk is wrong")
+        place = end + 4
+
+
+def _unreadable(file: str | os.PathLike) -> DffError:
+    return DffError(f"{file} cannot be read as an image: replace it by the file of the original download.")
 
 
 def check_size(file: Path, size: tuple[int, int], other: Path) -> None:
     """An error unless ``size`` (height, width) of ``file`` is that of ``other``, of which only the header is read."""
-    expected = _read(other, pixels=False).size[::-1]
+    try:
+        with Image.open(other) as image:
+            expected = image.size[::-1]
+    except DAMAGE:
+        raise _unreadable(other) from None
     if size != expected:
         raise DffError(
             f"{file} has {size[1]}x{size[0]} pixels but {other} has {expected[1]}x{expected[0]}: "

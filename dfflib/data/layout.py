@@ -3,6 +3,7 @@
 Every loader of a published data set has a ``check(root)`` that returns a list of `Count`; ``dfflib data check`` prints it.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,6 @@ def require(path: Path, what: str, remedy: str) -> Path:
     Raises:
         DffError: it does not exist.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # unlike a path's own method, it answers for names that no file can have
         raise DffError(f"{path} is missing ({what}): {remedy}.")
     return path

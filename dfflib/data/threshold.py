@@ -50,4 +50,4 @@ def threshold_clip(
         """Labels of one frame, ``(H, W)`` int64."""
         return ((intensity(clip.frames[index], blur) - mean) / std > threshold).long()
 
-    return Clip(clip.name, clip.frames, clip.fps, LazyStack(mask, len(clip)), class_names=CLASS_NAMES)
+    return Clip(clip.name, clip.frames, clip.fps, LazyStack(mask, len(clip)), class_names=CLASS_NAMES, times=clip.times)

@@ -4,14 +4,17 @@
 are kept (``CACHE_BYTES``). ``read_stream`` is for one pass in constant memory; it also reads a damaged file up to its
 damage. How memory stays flat is told in ``dfflib.data.decoders``.
 
-Frames are RGB uint8 ``(3, H, W)``, upright: the rotation that phones write into a file is applied. A file whose frame
-rate varies is given its average rate, and its frames are numbered in the order in which they are shown.
+Frames are RGB uint8 ``(3, H, W)``, upright: the rotation and the mirroring that cameras write into a file are applied. They
+are numbered in the order in which they are shown, and each has its own time (``dfflib.data.clock``).
 """
 
+import functools
 import importlib.metadata
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -20,7 +23,20 @@ import torch
 from torch import Tensor
 
 from dfflib.data.clips import Clip, LazyStack
-from dfflib.data.decoders import AvFrames, DecordFrames, decode_in_order, no_frames, open_container, upright
+from dfflib.data.clock import Clock, shown_at, shown_for, stream_clock
+from dfflib.data.decoders import (
+    AvFrames,
+    DecordFrames,
+    decode_in_order,
+    no_frames,
+    open_container,
+    pixel_aspect,
+    remarks,
+    stated_end,
+    stated_length,
+    states_its_end,
+    upright,
+)  # fmt: skip
 from dfflib.data.images import ImageFolder
 from dfflib.data.video_writer import VideoWriter
 from dfflib.errors import DffError
@@ -33,33 +49,44 @@ SAMPLE_NAMES = ("carphone", "bikes", "bigbuckbunny")
 CACHE_BYTES = 64 * 2**20
 """Decoded frames that an open clip keeps, least recently used out first; one frame is kept however large it is."""
 
+FOLDER_FPS = 25.0  # of a folder of images, unless told
+
+MILLISECOND = 0.001  # to which Matroska rounds
+
 FORWARD_RUN = 2  # so many small steps forward in a row count as reading in order
 SMALL_STEP = 32  # frames
 
 
-def open_video(path: str | os.PathLike, short_side: int | None = None, fps: float = 25.0) -> Clip:
-    """A video file or a folder of images as a lazy clip; nothing is decoded but what is asked for.
+def open_video(path: str | os.PathLike, short_side: int | None = None, fps: float | None = None) -> Clip:
+    """A video file or a folder of images as a lazy clip: frames are decoded when they are asked for.
+
+    The decoders of a file (threads, memory) live until `Clip.close`, the end of a ``with`` block or that of the clip.
 
     Args:
         path: a video file, or a folder of jpg, jpeg, png or bmp images of one size, which are read in natural order.
         short_side: resize every frame (area interpolation, same aspect ratio) so that its shorter side has that many
             pixels; None keeps the size.
-        fps: frames per second of a folder of images; a file knows its own.
+        fps: frames per second of a folder of images (25 unless given), or of a file in place of the times that it states.
 
     Raises:
         DffError: there is no such path, no frame in it, or it is damaged. A frame in the middle that cannot be decoded
             raises when it is asked for.
     """
-    path = _existing(path, short_side)
+    path = _existing(path, short_side, fps)
+    times = None
     if path.is_dir():
-        in_order = jumps = ImageFolder(path, fps)
+        in_order = ImageFolder(path, fps or FOLDER_FPS)
     else:
         in_order = AvFrames(path)
         if len(in_order) == 0:
             raise no_frames(path)
-        jumps = _for_jumps(path, in_order)
-    reader = _CachedReader(in_order, jumps, short_side)
-    return Clip(path.name if path.is_dir() else path.stem, LazyStack(reader.read, len(in_order)), in_order.fps)
+        if fps is None and in_order.seconds is not None:
+            clock = Clock(in_order.fps, MILLISECOND)
+            for second in in_order.seconds:
+                clock.add(float(second))
+            times = clock.times
+    reader, name = _CachedReader(path, in_order, short_side), path.name if path.is_dir() else path.stem
+    return Clip(name, LazyStack(reader.read, len(in_order), reader.close), fps or in_order.fps, times=times)
 
 
 def sample_clip(name: str, short_side: int | None = None) -> Clip:
@@ -87,7 +114,7 @@ def sample_clip(name: str, short_side: int | None = None) -> Clip:
     return clip
 
 
-def read_stream(path: str | os.PathLike, short_side: int | None = None, fps: float = 25.0) -> "VideoStream":
+def read_stream(path: str | os.PathLike, short_side: int | None = None, fps: float | None = None) -> "VideoStream":
     """Open a video or a folder of images to read it once, in order, in constant memory; arguments as `open_video`'s."""
     return VideoStream(path, short_side, fps)
 
@@ -98,35 +125,73 @@ class VideoStream:
     A damaged file does not raise in the middle: all frames that can be decoded are yielded, then ``problem`` is set.
 
     Attributes:
-        fps: frames per second (the average where the rate varies).
         size: height and width in pixels, after rotation and resizing.
+        pixel_aspect: width of a pixel by its height, after rotation.
         num_frames: the number that the file states or that follows from its duration, or None; not to be relied on.
+        remarks: sentences on what a user should know of the file.
         problem: None, or one sentence on how the video ended badly; known once the stream has ended.
 
     Raises:
         DffError: there is no such path, or not one frame in it can be decoded.
     """
 
-    def __init__(self, path: str | os.PathLike, short_side: int | None = None, fps: float = 25.0):
-        path = _existing(path, short_side)
+    def __init__(self, path: str | os.PathLike, short_side: int | None = None, fps: float | None = None):
+        path = _existing(path, short_side, fps)
         self.problem: str | None = None
-        self._container, self._short_side = None, short_side
+        self.remarks: list[str] = []
+        self.pixel_aspect = Fraction(1)
+        self._container, self._stream = None, None
         self._lock = threading.RLock()  # a file that is closed while a thread decodes from it ends the process
         if path.is_dir():
-            folder = ImageFolder(path, fps)
-            self.fps, self.num_frames = folder.fps, len(folder)
-            frames = (folder.read(i) for i in range(len(folder)))
+            folder = ImageFolder(path, fps or FOLDER_FPS)
+            self._clock, self.num_frames = Clock(folder.fps), len(folder)
+            frames = self._images(folder)
         else:
-            self._container, stream, self.fps = open_container(path)
-            seconds = float(stream.duration * stream.time_base) if stream.duration else 0
-            self.num_frames = stream.frames or round(seconds * self.fps) or None
-            frames = (upright(frame) for frame in decode_in_order(self._container, stream, path, self._end))
+            self._container, self._stream, _ = open_container(path)
+            self._clock = Clock(fps) if fps else stream_clock(self._container, self._stream, path)
+            self.num_frames = stated_length(self._stream)
+            self.remarks += remarks(self._stream, path)
+            if not states_its_end(self._container, self._stream, path):
+                self.remarks.append(f"{path} does not state its length: whether it is whole cannot be told.")
+            frames = self._decoded(path, bool(fps))
         self._frames = iter(frames)
         self._first = next(self._frames, None)  # read now: its size is the stream's, and an empty file fails early
         if self._first is None:
             self.close()
             raise no_frames(path)
         self.size = resized_shape(self._first.shape[:2], short_side)
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds at which each frame is shown, from the first, of all frames read so far: a list that grows."""
+        return self._clock.times
+
+    @property
+    def fps(self) -> float:
+        """Frames per second: what the file states, until what was read of it contradicts."""
+        return self._clock.fps
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the end of the last one so far."""
+        return self._clock.end
+
+    def _images(self, folder: ImageFolder) -> Iterator[np.ndarray]:
+        for i in range(len(folder)):
+            self._clock.add(None)
+            yield folder.read(i)
+
+    def _decoded(self, path: Path, counted: bool) -> Iterator[np.ndarray]:
+        container, stream = self._container, self._stream
+        for frame in decode_in_order(container, stream, path, self._end):
+            if not self.times:
+                self.pixel_aspect = pixel_aspect(stream, frame)
+            self._clock.add(None if counted else shown_at(container, frame), shown_for(frame))
+            yield upright(frame)
+        # Matroska keeps how long the last frame is held in the duration of the file alone
+        end = stated_end(container, stream) if self.problem is None and "matroska" in container.format.name else None
+        if end is not None and not counted:
+            self._clock.hold(end)
 
     def __iter__(self):
         while self._first is not None:
@@ -179,11 +244,16 @@ class _CachedReader:
     runs backward, a block at a time, since each block costs one seek.
     """
 
-    def __init__(self, in_order, jumps, short_side: int | None):
-        self._in_order, self._jumps, self._short_side = in_order, jumps, short_side
+    def __init__(self, path: Path, in_order: AvFrames | ImageFolder, short_side: int | None):
+        self._path, self._in_order = path, in_order
+        self._size = resized_shape(in_order.size, short_side)  # also of frames that differ from the first one
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._size, self._last, self._forward, self._block = None, -1, 0, 1
+        self._last, self._forward, self._block = -1, 0, 1
         self._lock = threading.RLock()
+
+    @functools.cached_property
+    def _jumps(self) -> AvFrames | DecordFrames | ImageFolder:
+        return _for_jumps(self._path, self._in_order) if isinstance(self._in_order, AvFrames) else self._in_order
 
     def read(self, index: int) -> Tensor:
         """One frame ``(3, H, W)`` uint8, the caller's own."""
@@ -198,6 +268,13 @@ class _CachedReader:
             self._cache.move_to_end(index)
             return to_tensor(self._cache[index])
 
+    def close(self) -> None:
+        """Free the decoders and what they decoded; a later `read` opens them again."""
+        with self._lock:
+            self._cache.clear()
+            self._in_order.close()
+            self.__dict__.pop("_jumps", self._in_order).close()
+
     def _fill(self, index: int) -> None:
         if self._forward >= FORWARD_RUN:
             self._keep(index, self._in_order.read(index))
@@ -208,6 +285,8 @@ class _CachedReader:
             try:
                 self._keep(i, self._jumps.read(i))
             except DffError:
+                if i == index and self._jumps is self._in_order:
+                    raise
                 if i == index:
                     self._keep(i, self._in_order.read(i))  # a second opinion, or the error
         self._jumps.rest()
@@ -217,20 +296,22 @@ class _CachedReader:
         return max(1, min(64, CACHE_BYTES // (2 * frame_bytes)))
 
     def _keep(self, index: int, frame: np.ndarray) -> None:
-        if self._size is None:
-            self._size = resized_shape(frame.shape[:2], self._short_side)
         frame = np.ascontiguousarray(resize(frame, self._size))
         self._cache[index] = frame
         while len(self._cache) > max(1, CACHE_BYTES // frame.nbytes):
             self._cache.popitem(last=False)
 
 
-def _existing(path: str | os.PathLike, short_side: int | None) -> Path:
+def _existing(path: str | os.PathLike, short_side: int | None, fps: float | None) -> Path:
+    if fps is not None and not 0 < fps < float("inf"):
+        raise DffError(f"{fps} frames per second is no frame rate: choose a number above 0.")
     if short_side is not None and short_side < 1:
         raise DffError(f"the shorter side of the frames cannot be {short_side} pixels: choose 1 or more.")
     path = Path(path).expanduser()
     if not path.exists():
         raise DffError(f"{path} does not exist: check the path of the video file or folder of images.")
+    if not path.is_dir() and not path.is_file():  # what is read once cannot be looked at first, and some never end
+        raise DffError(f"{path} is a pipe or a device, not a file: save the video to a file, and give that.")
     return path
 
 

@@ -102,6 +102,16 @@ def test_in_memory_decodes_each_frame_once():
     assert made == [0, 1, 2, 3, 4] and isinstance(kept.frames, torch.Tensor) and kept.fps == 10
 
 
+def test_a_clip_closes_what_is_behind_its_frames():
+    closed = []
+    stack = LazyStack(lambda i: torch.full((3, 2, 2), i, dtype=torch.uint8), 5, lambda: closed.append(True))
+    with Clip("lazy", stack) as clip:
+        clip.window(1, 3).close()  # a part leaves the whole open
+        assert closed == [] and clip.frames[4][0, 0, 0] == 4
+    assert closed == [True]
+    numbered(3).close()
+
+
 @given(length=st.integers(20, 120), gap=st.integers(0, 12))
 def test_splits_keep_order_and_gaps(length, gap):
     clip = numbered(length)

@@ -1,5 +1,6 @@
 """Reading and writing video: the right frame in any order, flat memory, bad input in one sentence."""
 
+import errno
 import importlib.metadata
 import os
 import struct
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from fractions import Fraction
 
 import av
@@ -17,8 +19,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dfflib.data import decoders, video
+from dfflib.data import decoders, video, video_writer
 from dfflib.data.decoders import AvFrames, DecordFrames
+from dfflib.data.orientation import EXIF, turned
 from dfflib.data.video import SAMPLE_NAMES, VideoWriter, open_video, read_stream, sample_clip
 from dfflib.errors import DffError
 
@@ -64,6 +67,13 @@ def write(path, count=NUM_FRAMES, gop=60, times=None, codec="libx264", extra="",
 def decode_all(path) -> list[torch.Tensor]:
     with av.open(str(path)) as container:
         return [torch.from_numpy(f.to_ndarray(format="rgb24")).permute(2, 0, 1) for f in container.decode(video=0)]
+
+
+def turn_tracks(data: bytearray, matrix) -> None:
+    """Give the first track of an mp4 file a display matrix."""
+    a, b, c, d = (value << 16 for value in matrix)
+    at = data.find(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
 
 
 @pytest.fixture(scope="session")
@@ -207,9 +217,7 @@ def test_variable_rate_is_averaged(tmp_path, decoder):
 def test_phone_videos_are_turned_upright(film, truth, tmp_path, decoder, degrees, turns):
     data = bytearray(film.read_bytes())
     matrix = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees]
-    a, b, c, d = (value << 16 for value in matrix)
-    at = data.find(b"tkhd") + 44
-    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    turn_tracks(data, matrix)
     (tmp_path / "phone.mp4").write_bytes(data)
     upright = [torch.rot90(truth[i], turns, (1, 2)).int() for i in range(3)]
     capture = cv2.VideoCapture(str(tmp_path / "phone.mp4"))  # a third opinion on which way is up
@@ -380,6 +388,21 @@ def test_a_cameras_orientation_is_applied(tmp_path):
     Image.fromarray(np.rot90(picture(1, 40, 60), 3)).save(tmp_path / "b.jpg", quality=95)
     clip = open_video(tmp_path)
     assert clip.size == (60, 40) and (clip.frames[0].int() - clip.frames[1].int()).abs().float().mean() < 3
+    for number in range(1, 9):  # lossless, so that the expected pixels are exact
+        exif[0x0112] = number
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        upright = turned(picture(1, 40, 60), EXIF[number])
+        Image.fromarray(picture(1, 40, 60)).save(folder / "early.png", exif=exif)
+        data = (folder / "early.png").read_bytes()
+        at = data.index(b"eXIf") - 4
+        chunk = data[at : at + 12 + int.from_bytes(data[at : at + 4])]
+        (folder / "late.png").write_bytes(data.replace(chunk, b"")[:-12] + chunk + data[-12:])
+        Image.fromarray(np.ascontiguousarray(upright)).save(folder / "plain.png")
+        clip = open_video(folder)
+        assert clip.size == upright.shape[:2]
+        for frame in clip.frames[:]:
+            assert np.array_equal(frame.permute(1, 2, 0).numpy(), upright)
 
 
 def test_bad_folders(tmp_path):
@@ -436,6 +459,12 @@ def test_bad_files(film, tmp_path, decoder):
     late = write(tmp_path / "late.mp4", count=30)
     late.write_bytes(late.read_bytes()[:-3000])
     refuse(late, "cut short", "moov", "again")
+
+
+def test_pipes_and_devices(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path in (tmp_path / "pipe.mp4", "/dev/zero"):  # one would wait for ever, the other has no end
+        refuse(path, "is a pipe or a device", "save the video to a file")
 
 
 def test_sound_without_pictures(tmp_path, decoder):
@@ -573,21 +602,78 @@ def test_the_file_is_what_browsers_play(tmp_path):
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, ValueError])
-def test_an_interrupted_run_leaves_a_file_that_plays(tmp_path, interruption):
-    path = tmp_path / "out.mp4"
+def test_an_interrupted_run_leaves_a_part_that_plays(tmp_path, interruption):
+    path, part = tmp_path / "out.mp4", tmp_path / "out.part.mp4"
     path.write_bytes(b"what was there before")
     with pytest.raises(interruption):
         with VideoWriter(path, 25, (HEIGHT, WIDTH)):
             raise interruption
-    assert path.read_bytes() == b"what was there before"
+    assert os.listdir(tmp_path) == ["out.mp4"]
     with pytest.raises(interruption):
         with VideoWriter(path, 25, (HEIGHT, WIDTH)) as out:
             for i in range(9):
                 out.write(picture(i))
-            assert path.read_bytes() == b"what was there before"
             raise interruption
-    assert [number_of(frame) for frame in open_video(path).frames[:]] == list(range(9))
-    assert os.listdir(tmp_path) == ["out.mp4"]
+    assert [number_of(frame) for frame in open_video(part).frames[:]] == list(range(9))
+    assert path.read_bytes() == b"what was there before"
+    with VideoWriter(path, 25, (HEIGHT, WIDTH)) as out:
+        out.write(picture(0))
+    assert len(open_video(path)) == 1 and os.listdir(tmp_path) == ["out.mp4"]
+
+
+def test_two_writers_of_one_file(tmp_path):
+    pytest.importorskip("fcntl")
+    with VideoWriter(tmp_path / "out.mp4", 25, (HEIGHT, WIDTH)) as out:
+        with pytest.raises(DffError, match="out.mp4 is being written by another process: wait for it"):
+            VideoWriter(tmp_path / "out.mp4", 25, (HEIGHT, WIDTH))
+        out.write(picture(0))
+    assert len(open_video(tmp_path / "out.mp4")) == 1
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("moment", ["in the middle", "at the end"])
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, moment):
+    with pytest.raises(DffError, match=r"out.mp4 cannot be .* \(No space left on device\): free some disk space"):
+        with VideoWriter(tmp_path / "out.mp4", 25, (HEIGHT, WIDTH)) as out:
+            if moment == "at the end":
+                monkeypatch.setattr(video_writer.os, "fsync", full)
+            else:
+                monkeypatch.setattr(out, "_container", types.SimpleNamespace(mux=full, close=out._container.close))
+            for i in range(60):
+                out.write(picture(i))
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_reason_is_the_true_one(tmp_path):
+    with pytest.raises(DffError, match="cannot be written .*name too long.*: choose a shorter name"):
+        VideoWriter(tmp_path / f"{'n' * 251}.mp4", 25, (HEIGHT, WIDTH))
+
+
+def test_times_that_do_not_rise_are_moved(tmp_path):
+    with VideoWriter(tmp_path / "out.mp4", 25, (HEIGHT, WIDTH)) as out:
+        for i, time_ in enumerate((0.0, 1.0, 1.0, 0.5, 2.0)):
+            out.write(picture(i), time_)
+        with pytest.raises(DffError, match="frame 5 of .*out.mp4 has the time nan: give seconds"):
+            out.write(picture(5), float("nan"))
+    clip = open_video(tmp_path / "out.mp4")
+    assert clip.times == pytest.approx([0, 1, 1, 1, 2], abs=0.001) and (np.diff(clip.times) > 0).all()
+    assert clip.fps == pytest.approx(2)
+
+
+@pytest.mark.parametrize("aspect", [Fraction(64, 45), Fraction(1)])
+def test_pixel_aspect_is_written_and_read(tmp_path, aspect):
+    with VideoWriter(tmp_path / "out.mp4", 25, (HEIGHT, WIDTH), aspect) as out:
+        out.write(picture(0))
+    with read_stream(tmp_path / "out.mp4") as stream:
+        assert stream.pixel_aspect == aspect
+    data = bytearray((tmp_path / "out.mp4").read_bytes())
+    turn_tracks(data, (0, 1, -1, 0))
+    (tmp_path / "lying.mp4").write_bytes(data)
+    with read_stream(tmp_path / "lying.mp4") as stream:
+        assert stream.pixel_aspect == 1 / aspect and stream.size == (WIDTH, HEIGHT)
 
 
 def test_what_the_writer_refuses(tmp_path):
@@ -596,7 +682,7 @@ def test_what_the_writer_refuses(tmp_path):
         with VideoWriter(path, 25, (HEIGHT, WIDTH)) as out:
             out.write(picture(0))
             out.write(torch.zeros(3, 64, 98, dtype=torch.uint8))
-    assert len(open_video(path)) == 1
+    assert len(open_video(tmp_path / "out.part.mp4")) == 1 and not path.exists()
     with pytest.raises(DffError, match="is closed"):
         out.write(picture(0))
     with pytest.raises(DffError, match="float32.*convert"):
@@ -605,7 +691,8 @@ def test_what_the_writer_refuses(tmp_path):
     with pytest.raises(DffError, match="no frame was written to .*b.mp4"):
         with VideoWriter(tmp_path / "b.mp4", 25, (HEIGHT, WIDTH)):
             pass
-    for fps in (0, -1, float("nan"), float("inf"), 1e6):
+    write(path, count=1)
+    for fps in (0, -1, 1e-9, float("nan"), float("inf"), 1e6):
         with pytest.raises(DffError, match="frames per second cannot be written"):
             VideoWriter(tmp_path / "b.mp4", fps, (4, 4))
     with pytest.raises(DffError, match="0x4 pixels cannot be written"):
@@ -615,9 +702,9 @@ def test_what_the_writer_refuses(tmp_path):
     (tmp_path / "dir.mp4").mkdir()
     with pytest.raises(DffError, match="dir.mp4 is a folder"):
         VideoWriter(tmp_path / "dir.mp4", 25, (4, 4))
-    with pytest.raises(DffError, match="cannot be written.*choose a folder"):
+    with pytest.raises(DffError, match="cannot be written.*in the way, so move it or choose another name"):
         VideoWriter(path / "under_a_file.mp4", 25, (4, 4))
-    assert sorted(os.listdir(tmp_path)) == ["dir.mp4", "out.mp4"] and len(open_video(path)) == 1
+    assert sorted(os.listdir(tmp_path)) == ["dir.mp4", "out.mp4", "out.part.mp4"]
 
 
 def test_a_stream_may_be_closed_while_a_thread_reads_from_it(tmp_path):
