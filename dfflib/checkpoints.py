@@ -110,10 +110,13 @@ def tensor_digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def shipped_digest(path: str | os.PathLike) -> str:
-    """`tensor_digest` of a checkpoint's weights in half precision: equal for a shipped file and the run that it was made from,
-    whatever their headers say of time and machine."""
-    return tensor_digest(_in_half(load_weights(path)))
+def as_shipped(path: str | os.PathLike) -> tuple[str, dict, dict]:
+    """What a checkpoint is in the form in which it ships: `tensor_digest` of its weights in half precision, model and facts.
+
+    Equal for a shipped file and the file that it was made from, whatever versions of dfflib wrote the two.
+    """
+    read = read_checkpoint(path)
+    return tensor_digest(_in_half(read.weights)), read.config, {**read.about, "stored": "float16"}
 
 
 def _write(path: str | os.PathLike, weights: dict[str, Tensor], config: dict, about: dict) -> Path:

@@ -105,11 +105,10 @@ def _take_checkpoints(run: Path, profile: profiles.Profile, folder: Path) -> lis
     here = {name: run / "checkpoints" / f"{name}.safetensors" for name in _TRAINED}
     here, new = {name: path for name, path in here.items() if path.is_file()}, []
     for name, path in here.items():
-        half, shipped = checkpoints.store_half(path, folder / ".half"), folder / path.name
-        if not shipped.is_file() or half.read_bytes() != shipped.read_bytes():
-            half.replace(shipped)
+        shipped = folder / path.name
+        if not shipped.is_file() or checkpoints.as_shipped(path) != checkpoints.as_shipped(shipped):
+            checkpoints.store_half(path, shipped)
             new.append(name)
-        half.unlink(missing_ok=True)
     for name, path in here.items():  # what is as before may not start from what is new
         stage, seed, recipe = _TRAINED[name]
         if name in new or (new and not RECIPES[recipe].aside):

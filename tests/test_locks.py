@@ -58,8 +58,8 @@ def test_a_stage_of_train_all_enters_the_folder_that_is_held_for_it(tmp_path, mo
 
 @pytest.mark.parametrize("verb", ["train keyframe", "publish"])
 def test_every_verb_that_writes_there_asks_first(tmp_path, verb):
-    with held("smoke", tmp_path, "dfflib reproduce"):
-        refused = CliRunner().invoke(main, [*verb.split(), "--profile", "smoke", "--out-dir", str(tmp_path)])
+    with held("laptop", tmp_path, "dfflib reproduce"):
+        refused = CliRunner().invoke(main, [*verb.split(), "--profile", "laptop", "--out-dir", str(tmp_path)])
     assert refused.exit_code == 2 and "in use by `dfflib reproduce`" in refused.output
 
 
