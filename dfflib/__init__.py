@@ -8,7 +8,7 @@ __all__ = ["DeepFeatureFlow", "DffError", "__version__"]
 def __getattr__(name: str):
     # torch takes seconds to import; `dfflib --help` and a second `dfflib reproduce` need none of it.
     if name == "DeepFeatureFlow":
-        from dfflib.dff import DeepFeatureFlow
+        from dfflib.models.dff import DeepFeatureFlow
 
         return DeepFeatureFlow
     if name == "DffError":

@@ -107,7 +107,7 @@ def reproduce(profile: str, only: tuple, parameter: tuple, force: bool, out_dir:
     A profile that trains from nothing does so first, several stages at once. What is done with the same code and
     parameters is skipped; after an interruption the same command continues.
     """
-    from dfflib.reproduce import reproduce as run
+    from dfflib.workbook.reproduce import reproduce as run
 
     summary = run(profile, only, _pairs(parameter), force, out_dir, jobs=jobs)
     click.echo(summary)
@@ -148,8 +148,8 @@ def segment(video: str, force: bool, **options) -> None:
     Frames keep their times; sound is dropped. Until all is written, and after an interruption, the file is called
     NAME.part.mp4.
     """
+    from dfflib.inference.stream import default_out, segment_video
     from dfflib.paths import output_file
-    from dfflib.stream import default_out, segment_video
 
     options["out"] = output_file(options["out"] or default_out(video), (video,), force=force)
     done = segment_video(video, progress=True, **options)
@@ -175,9 +175,9 @@ def segment(video: str, force: bool, **options) -> None:
               help="For table and figure, which are renewed there; default runs/bench.")  # fmt: skip
 def bench(size: tuple, interval: int, device: str | None, threads: int | None, out_dir: str | None) -> None:
     """How fast is it here? Parts, intervals and whole pipelines, beside what else one could run."""
-    from dfflib import bench as run
+    from dfflib.evaluation import bench as run
+    from dfflib.machine import describe_device, versions
     from dfflib.paths import run_folder
-    from dfflib.profiles import describe_device, versions
 
     out_dir = run_folder("bench", out_dir or "")
     rows = run.bench(size, interval, device or "", threads or 0, out_dir)
@@ -198,19 +198,19 @@ def bench(size: tuple, interval: int, device: str | None, threads: int | None, o
     "--fresh", is_flag=True, help="Forget where an interrupted run stopped, and train again what is finished."
 )
 @click.option("--recipe", default="threshold", show_default=True, metavar="NAME",
-              help="Data and model: threshold, shapes, camvid, or a variation on shapes (dfflib.recipes).")  # fmt: skip
+              help="Data and model: threshold, shapes, camvid, or a variation on shapes (dfflib.training.recipes).")  # fmt: skip
 def train(stage: str, profile: str, **options) -> None:
     """Train STAGE, after the stages that it starts from; an interrupted run continues.
 
     An earlier result stands until the new one is whole; one of more steps is replaced only with --fresh.
     """
-    from dfflib import recipes
     from dfflib.locks import held
+    from dfflib.training import recipes
 
     recipes.get(options["recipe"])  # refuses what it does not know, before there is a run folder
     stopping.follow_leader()
     with held(profile, options["out_dir"], f"dfflib train {stage}", shared=True):
-        from dfflib.train import train_stage
+        from dfflib.training.train import train_stage
 
         try:
             trained = train_stage(stage, profile=profile, progress=True, **options)
@@ -234,8 +234,8 @@ def train_all(recipe: tuple[str, ...], profile: str, jobs: int, out_dir: str) ->
     from tqdm import tqdm
 
     from dfflib.locks import held
-    from dfflib.train_all import every_recipe, plan
-    from dfflib.train_all import train_all as run
+    from dfflib.training.jobs import every_recipe, plan
+    from dfflib.training.jobs import train_all as run
 
     plan(recipe, profile)  # refuses what it does not know, before there is a run folder
     with held(profile, out_dir, "dfflib train-all"):
@@ -254,7 +254,7 @@ def train_all(recipe: tuple[str, ...], profile: str, jobs: int, out_dir: str) ->
 @click.option("--force", is_flag=True, help="Overwrite the file of --out.")
 def evaluate(checkpoint: str | None, out: str | None, profile: str, **options) -> None:
     """Accuracy by distance from the key frame, on the test part of the intensity-threshold set."""
-    from dfflib.evaluate import evaluate_checkpoint
+    from dfflib.evaluation.offsets import evaluate_checkpoint
     from dfflib.paths import RUNS
 
     table = evaluate_checkpoint(checkpoint or "", profile=profile, out=out or "", progress=True, **options)
@@ -272,7 +272,7 @@ def publish(profile: str, out_dir: str) -> None:
 
     Everything is checked first; then all of it is written, or nothing.
     """
-    from dfflib.publish import publish as run
+    from dfflib.workbook.publish import publish as run
 
     written = run(profile, out_dir)
     for path in written:

@@ -3,14 +3,9 @@
 A notebook names a profile; the numbers behind the name are here and nowhere else.
 """
 
-import os
-import platform
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from dfflib.errors import DffError
-from dfflib.limits import check
-from dfflib.paths import run_dir
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class Profile:
     clips: int = 100
 
     def steps_of(self, recipe: str, stage: str) -> int:
-        """Training steps of a stage, in a recipe of `dfflib.recipes`.
+        """Training steps of a stage, in a recipe of `dfflib.training.recipes`.
 
         Raises:
             DffError: the profile does not train it.
@@ -108,66 +103,3 @@ def get(name: str) -> Profile:
     if name not in PROFILES:
         raise DffError(f"there is no profile {name!r}: choose one of {', '.join(PROFILES)}.")
     return PROFILES[name]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a notebook's set-up cell holds on to: profile, seed, device and the folder that results go to."""
-
-    profile: Profile
-    seed: int
-    device: str
-    folder: Path
-
-
-def begin(profile: str, seed: int = 0, out_dir: str = "") -> Run:
-    """Set a notebook up: check the profile, seed everything, choose the device, and say so.
-
-    Args:
-        profile: one of ``PROFILES``.
-        seed: for python, numpy and torch.
-        out_dir: folder for figures, results and checkpoints; empty means ``runs/<profile>``.
-
-    Raises:
-        DffError: no such profile or seed, or a folder that cannot be written to.
-    """
-    import torch
-    from lightning.fabric import seed_everything
-
-    from dfflib.viz import use_style
-
-    chosen, seed = get(profile), check("seed", seed)
-    folder = run_dir(chosen.name, out_dir)
-    seed_everything(seed, verbose=False)
-    use_style()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(f"{versions()} on {where}\nprofile {chosen.name}: {chosen.about}")
-    return Run(chosen, seed, device, folder)
-
-
-def versions() -> str:
-    """Of this package, PyTorch and Python, for the reader of a result."""
-    import torch
-
-    from dfflib import __version__
-
-    return f"dfflib {__version__}, torch {torch.__version__}, python {platform.python_version()}"
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def describe_device() -> str:
-    """Processor or GPU, and threads, in a few words: the ``device`` column of result files."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {torch.get_num_threads()} threads"

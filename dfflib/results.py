@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dfflib import __version__, profiles
+from dfflib import __version__, machine
 from dfflib.errors import DffError
 from dfflib.paths import write_atomically
 
@@ -32,7 +32,7 @@ def tidy(table: pd.DataFrame, experiment: str, dataset: str, **columns) -> pd.Da
         columns: the same value for every row: ``seed``, ``interval``, ``seconds`` and so on.
     """
     known = dict(
-        experiment=experiment, dataset=dataset, device=profiles.describe_device(), version=__version__, **columns
+        experiment=experiment, dataset=dataset, device=machine.describe_device(), version=__version__, **columns
     )
     return table.assign(**known).reindex(columns=COLUMNS)
 

@@ -14,11 +14,12 @@ import torch
 from click.testing import CliRunner
 from test_stream import SMALL, frames, write_video
 
-from dfflib import bench, evaluate, limits, paths, publish, reproduce, stream, train_all  # noqa: F401  before work is barred
-from dfflib.checkpoints import save_checkpoint
+from dfflib import limits, paths
 from dfflib.cli import main
-from dfflib.dff import build
+from dfflib.models.build import build
+from dfflib.models.checkpoints import save_checkpoint
 from dfflib.paths import ROOT
+from dfflib.training import jobs  # noqa: F401  before work is barred
 
 PRECIOUS = b"the result of last week"
 
@@ -127,7 +128,7 @@ def test_checkpoints(folder, tmp_path, name, said, command):
 def test_a_checkpoint_of_other_classes(folder, tmp_path, monkeypatch):
     from test_evaluate import moving_square
 
-    monkeypatch.setattr("dfflib.data.sets.threshold_set", lambda *_: (moving_square(),))
+    monkeypatch.setattr("dfflib.data.threshold.threshold_set", lambda *_: (moving_square(),))
     line = refused(folder, "evaluate", "--checkpoint", folder / "five.safetensors", "--out", tmp_path / "out.csv")
     assert "5 classes" in line and not (tmp_path / "out.csv").exists()
 

@@ -34,7 +34,7 @@ def stand_in(monkeypatch):
 
         stub = ModuleType(f"dfflib.{module}")
         setattr(stub, name, function)
-        stub.default_out = lambda video: Path(f"{Path(video).stem}_dff.mp4")  # of dfflib.stream
+        stub.default_out = lambda video: Path(f"{Path(video).stem}_dff.mp4")  # of dfflib.inference.stream
         monkeypatch.setitem(sys.modules, f"dfflib.{module}", stub)
         return calls
 
@@ -142,9 +142,9 @@ def test_segment_overwrites_only_when_told(stand_in, tmp_path):
 
 def test_bench_measures_and_shows_tables(stand_in, monkeypatch, tmp_path):
     calls = stand_in("bench", "bench", "rows")
-    stub = sys.modules["dfflib.bench"]
+    stub = sys.modules["dfflib.evaluation.bench"]
     stub.summary = lambda rows: {"parts": pd.DataFrame({"key": [1.234]})} if rows == "rows" else {}
-    monkeypatch.setattr("dfflib.bench", stub, raising=False)
+    monkeypatch.setattr("dfflib.evaluation.bench", stub, raising=False)
     result = call("bench", "--size", "64x48", "--threads", 2, "--out-dir", tmp_path)
     assert result.exit_code == 0 and calls == [(((48, 64), 10, "", 2, tmp_path), {})]
     assert "parts" in result.output and "1.23" in result.output and "results/bench.csv" in result.output

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dfflib.checkpoints import load_weights, tensor_digest
+from dfflib.models.checkpoints import load_weights, tensor_digest
 from dfflib.paths import ROOT
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")

@@ -10,8 +10,8 @@ import pytest
 from dfflib import limits
 from dfflib.data.video import SAMPLE_NAMES
 from dfflib.errors import DffError
-from dfflib.parameters import convert
 from dfflib.paths import NOTEBOOKS, ROOT
+from dfflib.workbook.notebooks import convert
 
 NO_NUMBER = ["", " ", "x", "²", "٣", "1_0", "0x10", "1.5", "1e3", "nan", "inf", "-inf", "--1", None, True, 1.0, [1]]
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from dfflib.paths import NOTEBOOKS
-from dfflib.reproduce import reproduce
+from dfflib.workbook.reproduce import reproduce
 
 FILES = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 COURSE = [
@@ -95,7 +95,7 @@ class TestSmoke:
         assert (mean["DFF"] > mean["copy"]).all(), mean
 
     def test_results_are_tidy(self, run):
-        from dfflib.evaluate import COLUMNS
+        from dfflib.results import COLUMNS
 
         files = list((run[0] / "results").glob("*.csv"))
         assert files

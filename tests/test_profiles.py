@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from dfflib import profiles, train
+from dfflib import machine, profiles
 from dfflib.errors import DffError
+from dfflib.training import stages
+from dfflib.workbook import session
 
 
 def test_the_profiles():
@@ -26,7 +28,7 @@ def test_an_unknown_profile_is_refused_and_the_known_are_named(name):
 
 def test_every_profile_has_every_stage_and_fits_its_frames():
     for profile in profiles.PROFILES.values():
-        assert set(profile.steps) == set(train.STAGES[:4]) and set(profile.shapes_steps) == set(train.STAGES)
+        assert set(profile.steps) == set(stages.STAGES[:4]) and set(profile.shapes_steps) == set(stages.STAGES)
         assert min(*profile.steps.values(), *profile.shapes_steps.values()) > 0
         assert profile.crop[0] <= profile.short_side and all(side % 16 == 0 for side in profile.crop)
         assert profile.max_interval >= 5 and profile.batch > 0 and profile.eval_step > 0
@@ -35,9 +37,9 @@ def test_every_profile_has_every_stage_and_fits_its_frames():
 
 def test_profiles_grow():
     smoke, laptop, gpu, paper = (profiles.get(name) for name in ("smoke", "laptop", "gpu", "paper"))
-    for stage in train.STAGES[:4]:
+    for stage in stages.STAGES[:4]:
         assert smoke.steps[stage] < laptop.steps[stage] < gpu.steps[stage] < paper.steps[stage]
-    for stage in train.STAGES:
+    for stage in stages.STAGES:
         steps = [profile.steps_of("shapes", stage) for profile in (smoke, laptop, gpu, paper)]
         assert steps == sorted(steps) and steps[0] < steps[1] < steps[2]
     assert paper.steps["joint"] == 20_000, "the paper's Cityscapes schedule"
@@ -63,7 +65,7 @@ def test_a_profile_cannot_be_changed():
 
 def test_begin_seeds_everything_and_makes_the_folder(tmp_path, capsys):
     def draws(seed):
-        run = profiles.begin("smoke", seed, str(tmp_path / "new"))
+        run = session.begin("smoke", seed, str(tmp_path / "new"))
         return run, (random.random(), np.random.rand(), torch.rand(1).item())
 
     run, first = draws(3)
@@ -76,10 +78,10 @@ def test_begin_seeds_everything_and_makes_the_folder(tmp_path, capsys):
 
 def test_begin_refuses_an_unknown_profile_and_makes_no_folder(tmp_path):
     with pytest.raises(DffError):
-        profiles.begin("huge", 0, str(tmp_path / "new"))
+        session.begin("huge", 0, str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
 
 
 def test_the_device_is_described_in_words():
-    text = profiles.describe_device()
+    text = machine.describe_device()
     assert text and "\n" not in text and (torch.cuda.is_available() or f"{torch.get_num_threads()} threads" in text)

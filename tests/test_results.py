@@ -6,12 +6,12 @@ import shutil
 import pandas as pd
 import pytest
 
-from dfflib import claims, publish, published, report
 from dfflib.errors import DffError
-from dfflib.parameters import read_notebook
 from dfflib.paths import FIGURES, PUBLISHED
-from dfflib.reproduce import _outcome_before, _read_state
 from dfflib.results import COLUMNS, in_markdown, read_results
+from dfflib.workbook import claims, pages, publish, published
+from dfflib.workbook.notebooks import read_notebook
+from dfflib.workbook.reproduce import _outcome_before, _read_state
 
 RESULTS = FIGURES / "results"
 HOSTILE = "shapes/<img src=x onerror=alert(1)> | `b` [c](javascript:d) $e$"
@@ -58,7 +58,7 @@ def test_mutated_results_are_right_or_refused(tmp_path):
         name = ("08_methods.csv", "10_bench.csv", "08_runtime.csv", "08_flops.csv")[n % 4]
         path = tmp_path / "results" / name
         path.write_bytes(mutated(b"\n".join((RESULTS / name).read_bytes().split(b"\n")[:100]), rng))
-        assert "<b>" not in "".join(report._tables(tmp_path))
+        assert "<b>" not in "".join(pages._tables(tmp_path))
         try:
             assert list(read_results(path).columns) == COLUMNS
             publish.with_results(readme, tmp_path / "results")
@@ -93,7 +93,7 @@ def test_mutated_states_are_right_or_forgotten_and_mutated_notebooks_have_a_name
         state.write_bytes(mutated(whole, rng))
         (tmp_path / "00_a.ipynb").write_bytes(mutated(book, rng))
         assert isinstance(_read_state(state), dict)
-        assert report._notebook_row(_outcome_before(tmp_path / "00_a.ipynb", tmp_path), tmp_path)
+        assert pages._notebook_row(_outcome_before(tmp_path / "00_a.ipynb", tmp_path), tmp_path)
         try:
             read_notebook(tmp_path / "00_a.ipynb")
         except DffError as error:
@@ -121,9 +121,9 @@ def test_nothing_in_a_result_file_comes_alive_on_a_page(tmp_path):
         cells=[new.new_code_cell("show()", outputs=[data])], metadata={"title": "</title><img src=x>"}
     )
     nbformat.write(book, tmp_path / "08.ipynb")
-    shown = report.write_page(tmp_path / "08.ipynb", tmp_path / "08.html", "08").read_text(encoding="utf-8")
+    shown = pages.write_page(tmp_path / "08.ipynb", tmp_path / "08.html", "08").read_text(encoding="utf-8")
     assert "<img" not in shown and 'javascript:d"' not in shown and "&lt;img src=x onerror" in shown
-    tables = "".join(report._tables(tmp_path))
+    tables = "".join(pages._tables(tmp_path))
     assert "<img" not in tables and "&lt;img" in tables
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfflib.warp import (
+from dfflib.warp import (  # fmt: skip
     PADDING_MODES,
     _integers,
     _neighbours,
@@ -21,7 +21,7 @@ from dfflib.warp import (
     resample,
     resize_flow,
     warp,
-)  # fmt: skip
+)
 
 warp_module = importlib.import_module("dfflib.warp")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

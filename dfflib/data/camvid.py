@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dfflib.data.checks import Count, require
 from dfflib.data.clips import IGNORE, Clip, LazyStack
-from dfflib.data.label_images import LabelledFiles, image_files
-from dfflib.data.layout import Count, require
+from dfflib.data.label_files import LabelledFiles, image_files
 from dfflib.errors import DffError
 
 CLASS_NAMES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")

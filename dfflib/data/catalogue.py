@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from dfflib.data import camvid, cityscapes, davis, flow_sets, imagenet_vid
-from dfflib.data.layout import Count
+from dfflib.data import camvid, cityscapes, davis, imagenet_vid, optical_flow
+from dfflib.data.checks import Count
 from dfflib.errors import DffError
 from dfflib.paths import DATA
 
@@ -31,7 +31,7 @@ CHECKS: dict[str, Callable[[Path], list[Count]]] = {
     "davis": davis.check,
     "cityscapes": cityscapes.check,
     "imagenet_vid": imagenet_vid.check,
-    **{name: partial(flow_sets.check, name) for name in ("flyingchairs", "sintel", "kitti2012", "kitti2015")},
+    **{name: partial(optical_flow.check, name) for name in ("flyingchairs", "sintel", "kitti2012", "kitti2015")},
 }
 
 

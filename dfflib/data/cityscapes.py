@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dfflib.data.checks import Count, require
 from dfflib.data.clips import IGNORE, Clip, LazyStack
-from dfflib.data.label_images import LabelledFiles
-from dfflib.data.layout import Count, require
+from dfflib.data.label_files import LabelledFiles
 from dfflib.errors import DffError
 
 CLASS_NAMES = (

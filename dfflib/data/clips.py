@@ -268,3 +268,9 @@ def split_in_time(
         "test": (train + val + 2 * gap, len(clip)),
     }
     return {part: clip.window(*cut, name=f"{clip.name}/{part}") for part, cut in cuts.items()}
+
+
+def pair_frames(clip: Clip, key: int, current: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Key and current frame as float images in [0, 1], each ``(1, 3, H, W)``."""
+    both = clip.frames[[key, current]].float() / 255
+    return both[:1], both[1:]

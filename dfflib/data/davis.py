@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dfflib.data.checks import Count, require
 from dfflib.data.clips import IGNORE, Boxes, Clip, LazyStack
-from dfflib.data.label_images import LabelledFiles, image_files
-from dfflib.data.layout import Count, require
+from dfflib.data.label_files import LabelledFiles, image_files
 from dfflib.errors import DffError
 
 CLASS_NAMES = ("background", "object")

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
+from dfflib.data.checks import Count, require
 from dfflib.data.clips import Boxes, Clip, LazyStack
-from dfflib.data.label_images import DAMAGE, LabelledFiles, check_size
-from dfflib.data.layout import Count, require
-from dfflib.data.video import resized_shape
+from dfflib.data.label_files import DAMAGE, LabelledFiles, check_size
+from dfflib.data.video.reader import resized_shape
 from dfflib.errors import DffError
 
 CLASS_NAMES = (

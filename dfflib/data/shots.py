@@ -2,7 +2,6 @@
 
 import bisect
 
-import torch
 import torch.nn.functional as F
 
 from dfflib.data.clips import Clip
@@ -34,9 +33,3 @@ class Shots:
 
     def __len__(self) -> int:
         return len(self.starts)
-
-
-def pair_frames(clip: Clip, key: int, current: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Key and current frame as float images in [0, 1], each ``(1, 3, H, W)``."""
-    both = clip.frames[[key, current]].float() / 255
-    return both[:1], both[1:]

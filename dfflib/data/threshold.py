@@ -9,11 +9,14 @@ One refinement makes the task a *video* task: labels are read from a slightly bl
 and edges rather than the sensor's noise, which no propagation could carry.
 """
 
+from functools import lru_cache
+
 import cv2
 import torch
 from torch import Tensor
 
-from dfflib.data.clips import Clip, LazyStack
+from dfflib.data.clips import Clip, LazyStack, split_in_time
+from dfflib.data.video import SAMPLE_NAMES, open_video, sample_clip
 
 THRESHOLD = 0.1
 BLUR = 1.0  # standard deviation in pixels, at the size the clip is used at
@@ -51,3 +54,30 @@ def threshold_clip(
         return ((intensity(clip.frames[index], blur) - mean) / std > threshold).long()
 
     return Clip(clip.name, clip.frames, clip.fps, LazyStack(mask, len(clip)), class_names=CLASS_NAMES, times=clip.times)
+
+
+PARTS = ("train", "val", "test")
+
+
+@lru_cache(maxsize=16)
+def threshold_set(part: str, short_side: int = 144, names: tuple[str, ...] = SAMPLE_NAMES) -> tuple[Clip, ...]:
+    """One part of the intensity-threshold data set, a clip for each video, frames decoded once and kept in memory.
+
+    Intensity is normalised with the statistics of the video's train part, whatever part is asked for.
+
+    Args:
+        part: ``"train"``, ``"val"`` or ``"test"``: the first 60%, the next 15% and the last 25% of the frames, ten frames
+            apart.
+        short_side: frames are resized so that the shorter side has this many pixels.
+        names: sample clips, or paths of videos.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part is {part!r}: choose one of {', '.join(PARTS)}.")
+    clips = []
+    for name in names:
+        video = sample_clip(name, short_side) if name in SAMPLE_NAMES else open_video(name, short_side)
+        parts = split_in_time(video)
+        labelled = threshold_clip(parts[part].in_memory(), normalisation=statistics(parts["train"]))
+        labelled.masks = labelled.masks[:]  # a few megabytes, read many times
+        clips.append(labelled)
+    return tuple(clips)

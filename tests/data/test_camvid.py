@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dfflib.data import camvid
-from dfflib.data.label_images import resize_labels
+from dfflib.data.label_files import resize_labels
 from dfflib.errors import DffError
 
 SIZE = (45, 61)  # odd, and not the real one

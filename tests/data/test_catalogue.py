@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from dfflib.cli import main
 from dfflib.data import catalogue
-from dfflib.data.layout import Count, require
+from dfflib.data.checks import Count, require
 from dfflib.errors import DffError
 from dfflib.paths import ROOT
 

@@ -18,7 +18,7 @@ from test_flow_sets import SIZE, constant, kitti, write_kitti_flow
 from torchvision.datasets._optical_flow import _read_16bits_png_with_flow_and_valid_mask as torchvision_reads
 
 from dfflib.data import camvid, davis, imagenet_vid
-from dfflib.data.flow_sets import FlowPairs
+from dfflib.data.optical_flow import FlowPairs
 from dfflib.errors import DffError
 
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from dfflib.data.sets import PARTS, threshold_set
-from dfflib.data.threshold import statistics, threshold_clip
+from dfflib.data.threshold import PARTS, statistics, threshold_clip, threshold_set
 from dfflib.data.video import sample_clip
 
 SIDE = 36

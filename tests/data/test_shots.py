@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dfflib.data.clips import Clip, LazyStack
+from dfflib.data.clips import Clip, LazyStack, pair_frames
 from dfflib.data.shapes import ShapesClip
-from dfflib.data.shots import Shots, pair_frames
+from dfflib.data.shots import Shots
 from dfflib.data.video import sample_clip
 
 

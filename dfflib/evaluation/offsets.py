@@ -1,0 +1,212 @@
+"""Accuracy by distance from the key frame, averaged as the paper averages.
+
+The paper's protocol (section 5.1 and the authors' clarification): for every labelled frame i and every offset d = 0 .. l-1,
+evaluate the pair (k = i - d, i); one mIoU per offset; then average the mIoUs. Offset 0, the plain per-frame result, is part
+of the average, and so the average hides how bad the last offset is: report both.
+"""
+
+import itertools
+import os
+import time
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dfflib import profiles
+from dfflib.data.clips import Clip, check_labels
+from dfflib.data.shots import Shots
+from dfflib.errors import DffError
+from dfflib.flow import ExactFlow, FlowSource, ZeroFlow
+from dfflib.inference.schedule import FixedInterval
+from dfflib.limits import check
+from dfflib.metrics import ConfusionMatrix, count_pairs
+from dfflib.models.dff import DeepFeatureFlow
+from dfflib.paths import output_file, run_folder, write_atomically
+from dfflib.results import COLUMNS, tidy, write_results
+
+__all__ = [
+    "COLUMNS", "ConfusionMatrix", "average_over_offsets", "by_offset", "count_pairs", "default_methods", "evaluate_checkpoint",
+    "evaluated_frames", "tidy", "write_results",
+]  # fmt: skip
+
+
+def default_methods(model: DeepFeatureFlow) -> dict[str, FlowSource]:
+    """The two ways to reuse a key frame that every table compares: *copy* its features, or move them (DFF)."""
+    return {"copy": ZeroFlow(), "DFF": model.flow_source}
+
+
+@torch.inference_mode()
+def by_offset(
+    model: DeepFeatureFlow, clips: Sequence[Clip], interval: int, methods: dict[str, FlowSource] | None = None,
+    step: int = 1, progress: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    """Accuracy of each method at each offset from the key frame, on the labelled frames of some clips.
+
+    Every offset is measured on the same current frames: those with ``interval - 1`` earlier frames in their own shot.
+
+    Args:
+        model: the per-frame network is ``model.per_frame``; propagation reuses its features.
+        clips: labelled clips.
+        interval: l; offsets 0 .. l-1 are measured.
+        methods: name -> flow source; None means ``default_methods``. *Frame* is always measured.
+        step: use every ``step``-th labelled frame.
+        progress: show a bar.
+
+    Returns:
+        Columns ``method, offset, metric, value, unit, frames``. Metrics, all in percent: ``miou`` and ``pixel_accuracy``
+        against the labels; ``agreement_miou`` and ``agreement`` (pixels) against the per-frame network's own labels.
+    """
+    FixedInterval(interval)  # refuses what is no interval
+    methods = default_methods(model) if methods is None else methods
+    model = model.eval()
+    classes = max(clip.num_classes for clip in clips)
+    names = ["Frame", *methods]
+    counts = {(name, whom): torch.zeros(interval, classes, classes, dtype=torch.int64)
+              for name in names for whom in ("labels", "frame")}  # fmt: skip
+    jobs = [(clip, i) for clip in clips for i in evaluated_frames(clip, interval, step)]
+    if not jobs:
+        raise DffError(
+            f"no labelled frame has {interval - 1} earlier frames in its shot: choose an interval shorter than the clip."
+        )
+    known = _Known(model)
+    for clip, i in tqdm(jobs, desc=f"offsets 0 to {interval - 1}", disable=not progress, leave=False, mininterval=1.0):
+        window, features = known.before(clip, i, interval)  # offset d is row d
+        label = clip.masks[i][None]
+        check_labels(label, classes, f"the mask of frame {i} of {clip.name}")
+        scores = model.predict(features[:1], clip.size)
+        if scores.shape[1] > classes:
+            raise DffError(
+                f"the model tells {scores.shape[1]} classes apart, but {clip.name} has {classes}: choose a checkpoint trained "
+                f"for these classes."
+            )
+        frame, estimates = scores.argmax(1).cpu(), {}
+        for name in names:
+            labels = frame.expand(interval, -1, -1) if name == "Frame" else _propagated(
+                model, _aimed(methods[name], clip, i, interval), features, window, clip.size, frame, estimates
+            )  # fmt: skip
+            counts[name, "labels"] += count_pairs(labels, label, classes)
+            counts[name, "frame"] += count_pairs(labels, frame, classes)
+    rows = []
+    for name, d in itertools.product(names, range(interval)):
+        truth, agreement = (ConfusionMatrix(classes, counts[name, whom][d]) for whom in ("labels", "frame"))
+        for metric, value in (
+            ("miou", truth.miou()), ("pixel_accuracy", truth.accuracy()),
+            ("agreement_miou", agreement.miou()), ("agreement", agreement.accuracy()),
+        ):  # fmt: skip
+            rows.append(dict(method=name, offset=d, metric=metric, value=100 * value, unit="%", frames=len(jobs)))
+    return pd.DataFrame(rows)
+
+
+def evaluated_frames(clip: Clip, interval: int, step: int = 1) -> list[int]:
+    """Labelled frames whose ``interval - 1`` predecessors lie in the same shot, every ``step``-th of them."""
+    shots = Shots(clip)
+    return [i for i in clip.labelled if i - (interval - 1) >= shots.start_of(i)][::step]
+
+
+def _aimed(source: FlowSource, clip: Clip, i: int, interval: int) -> FlowSource:
+    """A flow source that knows which frames it is asked about, if it has to."""
+    return source.at(clip, i, [i - d for d in range(1, interval)]) if isinstance(source, ExactFlow) else source
+
+
+class _Known:
+    """Frames and features of the clip at hand: the window before a frame shares all but one with that before its neighbour."""
+
+    def __init__(self, model: DeepFeatureFlow):
+        self.model, self.clip, self.frames = model, None, {}
+        self.device = next(model.parameters()).device
+
+    def before(self, clip: Clip, i: int, interval: int) -> tuple[Tensor, Tensor]:
+        """Frames ``i, i - 1, ..`` in [0, 1], and their features, ``interval`` rows each."""
+        wanted = [i - d for d in range(interval)]
+        if clip is not self.clip:
+            self.clip, self.frames = clip, {}
+        self.frames = {n: pair for n, pair in self.frames.items() if n in wanted}
+        if new := [n for n in wanted if n not in self.frames]:
+            images = (clip.frames[new].to(self.device) / 255).contiguous(memory_format=torch.channels_last)
+            self.frames |= {n: pair for n, *pair in zip(new, images.split(1), self.model.extract(images).split(1))}
+        window, features = zip(*(self.frames[n] for n in wanted))
+        return torch.cat(window), torch.cat(features)
+
+
+def _propagated(model, source, features, window, size, frame, estimates) -> Tensor:
+    """Labels of the current frame (row 0 of ``window``) by way of each row as its key frame; offset 0 is a key frame.
+
+    Flow and scale field of a source are kept in ``estimates``, for others that take something out of the same.
+    """
+    if len(window) == 1:
+        return frame
+    root = source.root
+    if id(root) not in estimates:
+        current = window[:1].expand(len(window) - 1, -1, -1, -1)
+        estimates[id(root)] = root(current, window[1:], tuple(features.shape[-2:]))
+    flow, scale = source.kept(*estimates[id(root)])
+    return torch.cat((frame, model.predict(model.move(features[1:], flow, scale), size).argmax(1).cpu()))
+
+
+def average_over_offsets(table: pd.DataFrame, metric: str = "miou") -> pd.DataFrame:
+    """The paper's average for every interval: mean of the per-offset values of offsets 0 .. l-1.
+
+    Args:
+        table: from ``by_offset`` (more columns, such as seed, are kept apart).
+        metric: which metric.
+
+    Returns:
+        Columns ``method, [seed,] interval, value``.
+    """
+    keys = [name for name in ("method", "seed") if name in table.columns]
+    chosen = table[table["metric"] == metric].sort_values("offset")
+    parts = []
+    for values, group in chosen.groupby(keys, sort=False):
+        mean = group["value"].expanding().mean()
+        parts.append(pd.DataFrame({**dict(zip(keys, values)), "interval": group["offset"] + 1, "value": mean}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def evaluate_checkpoint(
+    checkpoint: str | os.PathLike = "", profile: str = "smoke", interval: int = 5, seed: int = 0,
+    out: str | os.PathLike = "", progress: bool = True, force: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Measure a checkpoint on the test part of the intensity-threshold set, by offset.
+
+    Args:
+        checkpoint: file; empty takes the profile's jointly trained model.
+        profile: frame size and how many frames.
+        interval: l.
+        seed: which of the profile's models.
+        out: where to write the tidy CSV; empty means ``runs/<profile>/results/evaluate.csv``, which is renewed.
+        progress: show a bar.
+        force: whether a file at ``out`` may be replaced.
+
+    Raises:
+        DffError: no such checkpoint or profile, an interval that no clip is long enough for, or ``out`` is not to be
+            written: all of it before the work.
+    """
+    from dfflib.data.threshold import threshold_set
+    from dfflib.locks import held
+    from dfflib.models.checkpoints import load_segmenter
+    from dfflib.training.train import ensure
+
+    chosen = profiles.get(profile)
+    check("seed", seed)
+    FixedInterval(interval)
+    target = output_file(
+        out or run_folder(profile) / "results" / "evaluate.csv",
+        [checkpoint] if checkpoint else [],
+        [".csv"],
+        force or not out,
+    )
+    if not checkpoint:
+        with held(profile, "", "dfflib evaluate", shared=True):
+            checkpoint = ensure("joint", profile, seed)
+    model = load_segmenter(checkpoint)
+    clips = threshold_set("test", chosen.short_side)
+    began = time.perf_counter()
+    table = by_offset(model, clips, interval, step=chosen.eval_step, progress=progress)
+    rows = tidy(
+        table, "evaluate", "threshold/test", interval=interval, seed=seed, seconds=round(time.perf_counter() - began, 1)
+    )
+    write_atomically(target, rows.to_csv(index=False, float_format="%.6g"))
+    return rows

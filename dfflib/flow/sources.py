@@ -1,0 +1,268 @@
+"""Where the flow comes from: flow networks as Deep Feature Flow uses them, and sources without one.
+
+Every source is called as ``source(current, key, size) -> (flow, scale)``: two image batches ``(N, 3, H, W)`` in [0, 1] and
+the feature map's ``(h, w)``; the flow ``(N, 2, h, w)`` runs from the current frame to the key frame in feature cells, the
+scale field is ``(N, C, h, w)``, or None where there is nothing to learn. So any source fits the same place in
+``DeepFeatureFlow``, and an ablation is a change of one argument.
+
+A key frame is asked about many times, so a call is two steps: ``memory = source.remember(key)`` once an interval, and
+``source.follow(memory, current, size)`` for every other frame.
+"""
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dfflib.flow.flownet import FLOW_UNIT, FlowNetS
+from dfflib.warp import resample, resize_flow
+
+
+class FlowSource(nn.Module):
+    """What every source of flow answers to. One that has nothing to compute from the key frame alone remembers the frame."""
+
+    def remember(self, key: Tensor):
+        """All that can be computed from the key frame ``(N, 3, H, W)`` alone, once an interval."""
+        return key
+
+    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Flow from current frames to the key frame, and the scale field; see ``forward``.
+
+        Args:
+            memory: from `remember`, of a key frame for each current frame or of one for all.
+            current: ``(N, 3, H, W)``.
+            size: ``(h, w)`` of the feature map.
+        """
+        raise NotImplementedError
+
+    def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``."""
+        return self.follow(self.remember(key), current, size)
+
+    @property
+    def root(self) -> "FlowSource":
+        """The source that estimates. One that only takes something out of another's estimate names that one, so that
+        several of them can share it."""
+        return self
+
+    def kept(self, flow: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Of the flow and the scale field of `root`, what this source gives."""
+        return flow, scale
+
+
+class FlowNetwork(FlowSource):
+    """A flow network as Deep Feature Flow uses it: flow in feature cells, and the scale field (paper, section 3).
+
+    Frames are concatenated **current first, key second**. With ``input_stride=2`` both are halved first, as in the paper.
+    The net predicts displacement / 20 of its input pixels, so one unit is ``20 * input_stride / feature_stride`` feature
+    cells: the 2.5 of the authors' code at half size and stride 16. The scale field is read from the decoder by a 1x1
+    convolution whose weights start at 0 and whose bias stays at 1, so that it starts as a field of ones. The last flow
+    layer starts at 0 too: an untrained model copies its features.
+
+    Args:
+        net: FlowNetS or FlowNetSR with 6 inputs and 2 outputs.
+        feature_channels: C of the feature map, the scale field's channels.
+        feature_stride: image pixels per feature cell.
+        input_stride: 1 for full-size input, 2 for half.
+        scale: with False there is no scale field (S = 1).
+    """
+
+    def __init__(
+        self, net: FlowNetS, feature_channels: int, feature_stride: int, input_stride: int = 2, scale: bool = True
+    ):
+        super().__init__()
+        self.net, self.feature_stride, self.input_stride = net, feature_stride, input_stride
+        nn.init.zeros_(net.predict[-1].weight)
+        self.scale_head = nn.Conv2d(net.channels, feature_channels, 1, bias=False) if scale else None
+        if scale:
+            nn.init.zeros_(self.scale_head.weight)
+
+    @property
+    def unit(self) -> float:
+        """Feature cells per unit of the net's prediction (paper: 2.5)."""
+        return FLOW_UNIT * self.input_stride / self.feature_stride
+
+    def predictions(self, current: Tensor, key: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Flow at every level of the decoder, coarse to fine, each in **pixels of its own grid**; and the decoder's last map.
+
+        The loss of flow pre-training compares all levels with the true flow.
+        """
+        levels, decoder = self._units(current, key)
+        return [level * (FLOW_UNIT / stride) for level, stride in zip(levels, self.net.strides, strict=True)], decoder
+
+    def _prepared(self, image: Tensor) -> Tensor:
+        """Centred (the authors subtract the mean colour), and halved where the net sees frames of half size."""
+        image = image - 0.45
+        return F.avg_pool2d(image, self.input_stride, ceil_mode=True) if self.input_stride > 1 else image
+
+    def _units(self, current: Tensor, key: Tensor) -> tuple[list[Tensor], Tensor]:
+        return self.net(self._prepared(torch.cat((current, key), dim=1)))
+
+    def image_flow(self, current: Tensor, key: Tensor) -> Tensor:
+        """Flow at image size, in pixels, ``(N, 2, H, W)``."""
+        levels, _ = self._units(current, key)
+        return resample(levels[-1], tuple(current.shape[-2:])) * (FLOW_UNIT * self.input_stride)
+
+    def remember(self, key: Tensor):
+        """What the net computes from the key frame alone."""
+        return self.net.remember(self._prepared(key))
+
+    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Flow and scale field of current frames by a remembered key frame."""
+        return self._at(self.net.follow(memory, self._prepared(current)), size)
+
+    def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``."""
+        return self._at(self._units(current, key), size)  # one pass for both frames: in training that is the faster way
+
+    def _at(self, found: tuple[list[Tensor], Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """The net's answer on the feature grid.
+
+        A cell of a strided network is its stride wide whatever the image's size, so the factor is `unit` and not a ratio
+        of sizes, which rounding makes differ at odd ones.
+        """
+        levels, decoder = found
+        flow = resample(levels[-1], size) * self.unit
+        if self.scale_head is None:
+            return flow, None
+        if size[0] <= decoder.shape[-2] and size[1] <= decoder.shape[-1]:
+            decoder = resample(decoder, size)  # a 1x1 without bias commutes with averaging, and costs less after it
+        return flow, 1 + resample(self.scale_head(decoder), size)
+
+
+class ZeroFlow(FlowSource):
+    """No motion: the key frame's features are copied as they are. The baseline that any flow has to beat."""
+
+    def image_flow(self, current: Tensor, key: Tensor) -> Tensor:
+        """Zeros ``(N, 2, H, W)``."""
+        return current.new_zeros(current.shape[0], 2, *current.shape[-2:])
+
+    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+        """Zeros ``(N, 2, h, w)``."""
+        return current.new_zeros(current.shape[0], 2, *size), None
+
+
+class ExactFlow(FlowSource):
+    """The true flow of a Shapes clip in the place of an estimate.
+
+    It cannot be read from images, so `at` says which frames the next call is about. A feature cell takes the flow of the
+    pixel at its centre: a mean would mix the motions on both sides of an outline.
+
+    True flow alone is *not* the best that warping can do. A pixel whose surface was hidden in the key frame is led to
+    whatever hid it there, and shows that a second time: a ghost. With ``occlusion=True`` such pixels are led out of the
+    picture instead, where the warp finds zeros: the upper bound of every flow.
+    """
+
+    OUTSIDE = 1e4  # pixels
+
+    def __init__(self, occlusion: bool = False):
+        super().__init__()
+        self.occlusion = occlusion
+
+    def at(self, clip, current: int, keys: list[int]) -> "ExactFlow":
+        """The next call is about these frames of ``clip``: one current frame, and a key frame for each row of the batch."""
+        flows = torch.stack([clip.flow(current, k) for k in keys])
+        if self.occlusion:
+            hidden = torch.stack([clip.occluded(current, k) for k in keys])
+            flows = torch.where(hidden[:, None], self.OUTSIDE, flows)
+        self._flow = flows
+        return self
+
+    def image_flow(self, current: Tensor | None = None, key: Tensor | None = None) -> Tensor:
+        """Flow at image size, in pixels, ``(N, 2, H, W)``, of the frames named last; the images are not looked at."""
+        return self._flow
+
+    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+        """Flow ``(N, 2, h, w)`` in feature cells."""
+        flow = self._flow.to(current)
+        cells = flow.new_tensor([size[1] / flow.shape[-1], size[0] / flow.shape[-2]]).view(1, 2, 1, 1)
+        return F.interpolate(flow, size=tuple(size), mode="nearest-exact") * cells, None
+
+
+class Ablated(FlowSource):
+    """A flow source with its flow or its scale field taken out: which of the two does the work?
+
+    Args:
+        source: any flow source.
+        flow: keep its flow; otherwise features stay where they are.
+        scale: keep its scale field; otherwise S = 1.
+    """
+
+    def __init__(self, source: FlowSource, flow: bool = True, scale: bool = True):
+        super().__init__()
+        self.source, self.keep_flow, self.keep_scale = source, flow, scale
+
+    def remember(self, key: Tensor):
+        """What the source remembers."""
+        return self.root.remember(key)
+
+    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """What is kept of the source's flow and scale."""
+        return self.kept(*self.root.follow(memory, current, size))
+
+    @property
+    def root(self) -> FlowSource:
+        """That of the source."""
+        return self.source.root
+
+    def kept(self, flow: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the source gives, without what is taken out here."""
+        flow, scale = self.source.kept(flow, scale)
+        return flow if self.keep_flow else torch.zeros_like(flow), scale if self.keep_scale else None
+
+
+GREY = (0.299, 0.587, 0.114)  # of red, green and blue
+
+
+class DISFlow(FlowSource):
+    """Classical dense inverse search flow by OpenCV (Kroeger et al., ECCV 2016), on the CPU; needs no training.
+
+    Args:
+        preset: ``"ultrafast"``, ``"fast"`` or ``"medium"``.
+        input_stride: 1 for full-size frames, 2 for half: a quarter of the work, and half as fine.
+    """
+
+    PRESETS = {"ultrafast": 0, "fast": 1, "medium": 2}
+    SMALLEST = 32  # pixels: OpenCV may end the process with less, so smaller frames are enlarged first
+
+    def __init__(self, preset: str = "medium", input_stride: int = 1):
+        super().__init__()
+        if preset not in self.PRESETS:
+            raise ValueError(f"preset is {preset!r}: choose one of {', '.join(self.PRESETS)}.")
+        self.preset, self.input_stride = preset, input_stride
+        self._dis = None  # made when first used: the OpenCV object cannot be copied or pickled
+
+    def image_flow(self, current: Tensor, key: Tensor) -> Tensor:
+        """Flow from current to key at image size, in pixels, ``(N, 2, H, W)``."""
+        return self._flow(self.remember(key), current, tuple(current.shape[-2:]))
+
+    def remember(self, key: Tensor) -> list[np.ndarray]:
+        """The key frames in grey, as OpenCV takes them."""
+        return self._grey(key)
+
+    def follow(self, memory: list[np.ndarray], current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+        """Flow ``(N, 2, h, w)`` in feature cells."""
+        return self._flow(memory, current, size).to(current.dtype), None
+
+    def _flow(self, keys: list[np.ndarray], current: Tensor, size: tuple[int, int]) -> Tensor:
+        """Flow on a grid of the given size, in its cells."""
+        if self._dis is None:
+            self._dis = cv2.DISOpticalFlow_create(self.PRESETS[self.preset])
+        keys = keys * len(current) if len(keys) == 1 else keys
+        flows = [self._dis.calc(image, key, None) for image, key in zip(self._grey(current), keys, strict=True)]
+        return resize_flow(torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).to(current.device), size)
+
+    def _grey(self, images: Tensor) -> list[np.ndarray]:
+        """Images ``(N, 3, H, W)`` in [0, 1] as uint8 grey values, ``(H, W)`` each; halved if asked, enlarged if small."""
+        grey = images.detach().float().permute(0, 2, 3, 1) @ images.new_tensor(GREY, dtype=torch.float32)
+        if self.input_stride > 1:
+            grey = F.avg_pool2d(grey[:, None], self.input_stride, ceil_mode=True)[:, 0]
+        grey = (grey * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        factor = max(1, -(-self.SMALLEST // min(grey.shape[-2:])))
+        if factor == 1:
+            return list(grey)
+        return [cv2.resize(image, (image.shape[1] * factor, image.shape[0] * factor)) for image in grey]
+
+    def __getstate__(self):
+        return {**self.__dict__, "_dis": None}

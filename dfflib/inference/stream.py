@@ -1,0 +1,334 @@
+"""Video in, predictions out, in constant memory: Algorithm 1 of the paper as an engine, for files and for live sources.
+
+Two modes that label every frame alike, to rounding:
+
+* *online*: a frame's labels come out before the next frame is read. For a camera.
+* *batched*: the frames between two key frames go through the flow and task networks together. For a file.
+
+A non-key frame costs the flow network on that frame, one warp and the task network. What depends on the key frame alone, its
+features and its half of the flow network's input, is computed once an interval and kept; nothing else is.
+"""
+
+import contextlib
+import itertools
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dfflib.data.video import VideoStream, VideoWriter, read_stream
+from dfflib.data.video.prefetch import ahead
+from dfflib.data.video.reader import resized_shape
+from dfflib.data.video.writer import FASTEST, FORMATS, part_of
+from dfflib.errors import DffError
+from dfflib.flow import DISFlow, FlowSource, ZeroFlow
+from dfflib.inference.preparation import autocast, best_classes, prepare
+from dfflib.inference.schedule import FixedInterval
+from dfflib.models import checkpoints
+from dfflib.models.dff import DeepFeatureFlow
+from dfflib.paths import CHECKPOINTS, output_file
+from dfflib.viz import overlay
+
+SHIPPED = CHECKPOINTS / "joint_s0.safetensors"
+MODES = ("online", "batched")
+LABELS = ("full", "coarse")
+FLOW_SOURCES = {
+    "network": None, "dis": lambda: DISFlow("fast"), "dis-half": lambda: DISFlow("ultrafast", input_stride=2), "zero": ZeroFlow,
+}  # fmt: skip
+"""What moves the features: the model's own network, OpenCV's DIS at full and at half size, or nothing."""
+
+MOST = 16  # frames of a batch: of a longer interval, so many at a time
+BATCH_BYTES = 2**29  # and of large frames so many as these bytes hold
+LABEL_BYTES, IMAGE_BYTES = 12, 120  # of a frame: for each pixel of its labels, and for each that the networks see
+DEFAULT_INTERVAL = 5
+AHEAD = 8  # frames decoded ahead of the networks
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One frame of the stream: its number, the frame ``(3, H, W)`` uint8, labels ``(H, W)`` int64, and whether it was a key."""
+
+    index: int
+    frame: Tensor
+    labels: Tensor
+    is_key: bool
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What `segment_video` did: the file, how much, how fast, how the input ended if it ended badly, and what to know of it."""
+
+    out: Path
+    frames: int
+    key_frames: int
+    seconds: float
+    problem: str | None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def fps(self) -> float:
+        """Frames per second, decoding and writing included."""
+        return self.frames / max(self.seconds, 1e-9)
+
+
+class Engine:
+    """The state between two key frames, and the two things that happen to a frame.
+
+    Args:
+        model: in evaluation mode; `dfflib.inference.preparation.prepare` makes it fast.
+        short_side: frames are reduced to this for the networks; labels come out at full size all the same.
+        labels: ``"full"`` enlarges the class scores, then takes the best class of every pixel; ``"coarse"`` takes the best
+            class of every feature cell and enlarges that: cheaper, with outlines as stairs.
+        precision: see `dfflib.inference.preparation.autocast`.
+
+    Raises:
+        DffError: no such labels or precision; and later, a frame that is not uint8 ``(3, H, W)`` or of another size.
+    """
+
+    def __init__(
+        self, model: DeepFeatureFlow, short_side: int | None = None, labels: str = "full", precision: str = "float32"
+    ):
+        if labels not in LABELS:
+            raise DffError(f"there are no labels {labels!r}: choose one of {', '.join(LABELS)}.")
+        self.model, self.short_side, self.labels = model, short_side, labels
+        self.device = next(model.parameters()).device
+        self.precision = precision
+        autocast(self.device, precision)  # refuses what it does not know
+        self._features = self._memory = self._shape = None
+
+    @torch.inference_mode()
+    def key(self, frame: Tensor) -> Tensor:
+        """Labels ``(H, W)`` of a key frame ``(3, H, W)`` uint8, which is remembered."""
+        check_frame(frame, "the key frame")
+        self._shape = frame.shape
+        with autocast(self.device, self.precision):
+            image = self.images([frame])
+            self._features = self.model.extract(image)
+            self._memory = self.model.flow_source.remember(image)
+            return self.label(self._features, tuple(frame.shape[-2:]))[0]
+
+    @torch.inference_mode()
+    def others(self, frames: list[Tensor]) -> Tensor:
+        """Labels ``(N, H, W)`` of frames of one size by way of the last key frame."""
+        if self._shape is None:
+            raise DffError("there is no key frame yet: give one to Engine.key first.")
+        for frame in frames:
+            check_frame(frame, "a frame", self._shape)
+        with autocast(self.device, self.precision):
+            flow, scale = self.model.flow_source.follow(
+                self._memory, self.images(frames), tuple(self._features.shape[-2:])
+            )
+            return self.label(self.model.move(self._features, flow, scale), tuple(frames[0].shape[-2:]))
+
+    def images(self, frames: list[Tensor]) -> Tensor:
+        """``(N, 3, h, w)`` in [0, 1], channels-last; never enlarged. What is done to a frame once, whatever it is used for."""
+        size = tuple(frames[0].shape[-2:])
+        seen = self.seen(size)
+        whole = seen == size
+        options = dict(device=self.device, memory_format=torch.channels_last)
+        images = torch.empty(len(frames), 3, *seen, **options)  # each frame goes to its place: no copy of all of them
+        for image, frame in zip(images, frames, strict=True):
+            if self.device.type == "cuda":
+                frame = frame.pin_memory().to(self.device, non_blocking=True)
+            if whole:
+                torch.div(frame, 255, out=image)
+            else:
+                image.copy_(F.interpolate((frame / 255)[None], size=seen, mode="area")[0])
+        return images
+
+    def seen(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size at which the networks see frames of ``size``, both ``(H, W)``."""
+        whole = self.short_side is None or self.short_side >= min(size)
+        return size if whole else resized_shape(size, self.short_side)
+
+    def most(self, size: tuple[int, int]) -> int:
+        """How many frames of ``size`` go through the networks together."""
+        each = LABEL_BYTES * math.prod(size) + IMAGE_BYTES * math.prod(self.seen(size))
+        return min(max(BATCH_BYTES // each, 1), MOST)
+
+    def label(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """Best classes ``(N, H, W)`` int64, on the CPU."""
+        scores = self.model.n_task(features)
+        if self.labels == "full":
+            return best_classes(scores, size).cpu()
+        coarse = scores.argmax(1)[:, None].float()
+        return F.interpolate(coarse, size=size, mode="nearest-exact")[:, 0].long().cpu()
+
+
+def check_frame(frame: Tensor, what: str, shape: tuple[int, ...] | None = None) -> None:
+    """Refuse a frame that is not uint8 ``(3, H, W)``, or not of the given shape.
+
+    Raises:
+        DffError: it is not; ``what`` begins the sentence.
+    """
+    if not isinstance(frame, Tensor) or frame.dtype != torch.uint8 or frame.ndim != 3 or frame.shape[0] != 3:
+        kind = f"{frame.dtype} {tuple(frame.shape)}" if hasattr(frame, "dtype") else type(frame).__name__
+        raise DffError(f"{what} is {kind}: give tensors (3, H, W) of uint8, as they were decoded.")
+    if shape is not None and frame.shape != shape:
+        sizes = [f"{width}x{height}" for _, height, width in (frame.shape, shape)]
+        raise DffError(f"{what} has {sizes[0]} pixels but those before it have {sizes[1]}: give frames of one size.")
+
+
+def predictions(
+    model: DeepFeatureFlow | Engine, frames: Iterable[Tensor], schedule: FixedInterval, short_side: int | None = None,
+    mode: str = "online",
+) -> Iterator[Prediction]:  # fmt: skip
+    """Segment frames as they come (Algorithm 1).
+
+    Args:
+        model: in evaluation mode, or an `Engine` with options of its own.
+        frames: uint8 ``(3, H, W)``, all of one size.
+        schedule: says which frames are key frames.
+        short_side: frames are reduced to this for the networks; labels come out at full size all the same.
+        mode: ``"online"`` or ``"batched"``.
+
+    Yields:
+        One `Prediction` a frame, in order.
+
+    Raises:
+        DffError: no such mode, or a frame of another kind or size, which its number names; those before it are labelled.
+    """
+    if mode not in MODES:
+        raise DffError(f"there is no mode {mode!r}: choose one of {', '.join(MODES)}.")
+    engine = model if isinstance(model, Engine) else Engine(model, short_side)
+    return _results(engine, frames, schedule, mode == "online")
+
+
+def _results(engine: Engine, frames: Iterable[Tensor], schedule: FixedInterval, online: bool) -> Iterator[Prediction]:
+    waiting: dict[int, Tensor] = {}
+    shape, most = None, 1
+    for index, frame in enumerate(frames):
+        try:
+            check_frame(frame, f"frame {index}", shape)
+        except DffError:
+            yield from _others(engine, waiting)
+            raise
+        if shape is None:
+            shape, most = frame.shape, 1 if online else engine.most(tuple(frame.shape[-2:]))
+        is_key = schedule.is_key(index)
+        if not is_key:
+            waiting[index] = frame
+        if is_key or len(waiting) == most:
+            yield from _others(engine, waiting)
+            waiting = {}
+        if is_key:
+            yield Prediction(index, frame, engine.key(frame), True)
+        del frame  # or it would be held while the next one is read
+    yield from _others(engine, waiting)
+
+
+def _others(engine: Engine, waiting: dict[int, Tensor]) -> Iterator[Prediction]:
+    """Predictions for frames between two key frames, which are numbered; none for none."""
+    found = engine.others(list(waiting.values())) if waiting else ()
+    for (index, frame), labels in zip(waiting.items(), found, strict=True):
+        yield Prediction(index, frame, labels, False)
+
+
+def flow_source(name: str) -> FlowSource | None:
+    """The flow source of a name in `FLOW_SOURCES`; None for the model's own.
+
+    Raises:
+        DffError: there is none of that name.
+    """
+    if name not in FLOW_SOURCES:
+        raise DffError(f"there is no flow source {name!r}: choose one of {', '.join(FLOW_SOURCES)}.")
+    return FLOW_SOURCES[name] and FLOW_SOURCES[name]()
+
+
+def default_out(video: str | os.PathLike) -> Path:
+    """Where the overlay of a video goes unless told: ``<name>_dff.mp4`` in the working directory."""
+    return Path(f"{Path(os.path.realpath(video)).stem}_dff.mp4")
+
+
+def segment_video(
+    video: str | os.PathLike, out: str | os.PathLike | None = None, interval: int = DEFAULT_INTERVAL,
+    checkpoint: str | os.PathLike | Engine | None = None, flow: str = "network", short_side: int | None = None,
+    progress: bool = True, mode: str = "batched", labels: str = "full", precision: str = "auto", compile: bool = False,
+    fps: float | None = None,
+) -> Segmented:  # fmt: skip
+    """Segment a video file or a folder of frames, and write it with its labels painted over (H.264), without its sound.
+
+    Each frame is shown when it is shown in the video, and pixels keep their shape. While it is written, the file is called
+    ``NAME.part.mp4``; if something stops the work, it stays so, and an earlier file of the final name stays, too.
+
+    Args:
+        video: file or folder.
+        out: ``.mp4`` to write; None means `default_out`.
+        interval: l, frames from key frame to key frame; beyond the length of the video only its first frame is one.
+        checkpoint: weights; None takes the shipped, jointly trained ones. Or an `Engine` that is ready: it has its own flow,
+            size, labels and precision, and those given here are not looked at.
+        flow: one of `FLOW_SOURCES`.
+        short_side: frames are reduced to this for the networks; None takes the size that the weights were trained at.
+        progress: show a bar.
+        mode: ``"batched"`` or ``"online"``.
+        labels: ``"full"`` or ``"coarse"``, see `Engine`.
+        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``.
+        compile: see `dfflib.inference.preparation.prepare`.
+        fps: frames per second of a folder (25 unless given), or of a file in place of the times that it states.
+
+    Returns:
+        What was done; ``problem`` is set when the video ended badly. Everything readable before that is in the file.
+
+    Raises:
+        DffError: no such video or checkpoint, no frames, a bad interval, or frames smaller than the network's stride; or
+            ``out`` is the video or the checkpoint, or cannot be written.
+        KeyboardInterrupt: as it came, and says where the frames so far are.
+    """
+    source = flow_source(flow)
+    schedule = FixedInterval(interval)  # a bad interval fails before anything is loaded
+    checkpoint = SHIPPED if checkpoint is None else checkpoint
+    if not isinstance(checkpoint, Engine) and short_side is None:
+        short_side = checkpoints.describe(checkpoint)[1].get("short_side")
+    inputs = [video] if isinstance(checkpoint, Engine) else [video, checkpoint]
+    out = output_file(default_out(video) if out is None else out, inputs, FORMATS)
+    if os.path.realpath(part_of(out)) == os.path.realpath(video):
+        raise DffError(f"{video} is where {out} is kept while it is written: rename it, or name another file to write.")
+    with read_stream(video, fps=fps) as stream:
+        engine = checkpoint
+        if not isinstance(engine, Engine):
+            model = checkpoints.load_segmenter(checkpoint)
+            model = prepare(model if source is None else model.with_flow(source), compile=compile)
+            engine = Engine(model, short_side, labels, precision)
+        began = time.perf_counter()
+        count, keys = _paint(engine, stream, schedule, mode, out, Path(video).name if progress else None)
+        remarks = list(stream.remarks)
+        if interval > max(count, DEFAULT_INTERVAL):
+            remarks.append(
+                f"{video} has only {count} frames, fewer than the key-frame interval of {interval}: one key frame."
+            )
+        return Segmented(out, count, keys, time.perf_counter() - began, stream.problem, tuple(remarks))
+
+
+def _paint(
+    engine: Engine, stream: VideoStream, schedule: FixedInterval, mode: str, out: Path, name: str | None
+) -> tuple[int, int]:
+    """Write a stream with its labels painted over; returns the numbers of frames and of key frames. A name shows a bar."""
+    keys, fps = 0, min(stream.fps, FASTEST)
+    frames = ahead(stream, AHEAD)
+    bar = tqdm(
+        frames, total=stream.num_frames, desc=name, unit="frame", disable=name is None, leave=False, mininterval=1.0
+    )
+    # Whatever happens, the bar is gone before an error is told, and nobody decodes any more when the file is closed.
+    with contextlib.closing(frames), bar:
+        results = predictions(engine, bar, schedule, mode=mode)
+        first = next(results)  # whatever is wrong with the frames shows now, before anything is written
+        writer = VideoWriter(out, fps, stream.size, stream.pixel_aspect)
+        try:
+            with writer:
+                for result in itertools.chain([first], results):
+                    writer.write(overlay(result.frame, result.labels), stream.times[result.index])
+                    keys += result.is_key
+                writer.close(stream.duration)
+        except (DffError, KeyboardInterrupt) as stop:
+            if not writer.part.exists():
+                raise
+            said = str(stop).rstrip(".") or "stopped"
+            raise type(stop)(f"{said}; the {writer.num_frames} frames until then are in {writer.part}.") from None
+    return writer.num_frames, keys

@@ -1,0 +1,82 @@
+"""The machine that a result was made on: processor, GPU, cores, and versions."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def versions() -> str:
+    """Of this package, PyTorch and Python, for the reader of a result."""
+    import torch
+
+    from dfflib import __version__
+
+    return f"dfflib {__version__}, torch {torch.__version__}, python {platform.python_version()}"
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_device() -> str:
+    """Processor or GPU, and threads, in a few words: the ``device`` column of result files."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores, memory, GPU, python and torch, in words; imports no torch."""
+    cores = cores()
+    memory = "unknown"
+    if {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(getattr(os, "sysconf_names", ())):
+        memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    return {
+        "Processor": _processor(),
+        "Cores": str(cores),
+        "Memory": memory,
+        "GPU": _gpu(),
+        "Python": platform.python_version(),
+        "PyTorch": torch_version(),
+        "System": platform.system(),
+    }
+
+
+def torch_version() -> str:
+    """Version of torch with its build (``2.15.0+cu132``), read from its source: importing torch takes seconds."""
+    text = Path(find_spec("torch").origin).with_name("version.py").read_text(encoding="utf-8")
+    return re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE)[1]
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        re.findall(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _gpu() -> str:
+    if not shutil.which("nvidia-smi"):
+        return "none"
+    asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        names = (
+            subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False, encoding="utf-8")
+            .stdout.strip()
+            .splitlines()
+        )
+    except (OSError, subprocess.SubprocessError):
+        names = []
+    return ", ".join(names) or "none"

@@ -1,0 +1,130 @@
+"""Deep Feature Flow: a feature network on key frames, a flow network and a warp on all others, one task network for both.
+
+The paper's Algorithm 1 in three calls::
+
+    features = model.extract(key)                            # f_k = N_feat(I_k)               key frames only
+    features = model.propagate(features, key, current)       # f_i = W(f_k, F(I_k, I_i), S)    all other frames
+    logits = model.predict(features, size)                   # y_i = N_task(f_i)               every frame
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dfflib.errors import DffError
+from dfflib.warp import warp
+
+
+class DeepFeatureFlow(nn.Module):
+    """The system of Figure 2 of the paper.
+
+    Args:
+        feature_net: N_feat, images ``(N, 3, H, W)`` -> features ``(N, C, h, w)``; has ``stride`` and ``channels``, and
+            ``finish`` if some of its layers belong to N_task.
+        task_net: N_task, features -> class scores ``(N, classes, h, w)``.
+        flow_source: F and S, ``(current, key, (h, w)) -> (flow, scale or None)``: see ``dfflib.flow``.
+        padding_mode: what the warp finds outside the map; ``"zeros"`` as in the paper.
+    """
+
+    def __init__(
+        self, feature_net: nn.Module, task_net: nn.Module, flow_source: nn.Module, padding_mode: str = "zeros"
+    ):
+        super().__init__()
+        self.feature_net, self.task_net, self.flow_source = feature_net, task_net, flow_source
+        self.padding_mode = padding_mode
+
+    def extract(self, key: Tensor) -> Tensor:
+        """Features of a key frame: ``(N, 3, H, W)`` in [0, 1] -> ``(N, C, ceil(H/stride), ceil(W/stride))``.
+
+        Raises:
+            DffError: the frame is smaller than one feature cell, or no image in [0, 1].
+        """
+        check_images(key)
+        height, width = key.shape[-2:]
+        stride = self.feature_net.stride
+        if min(height, width) < stride:
+            raise DffError(
+                f"frames of {width}x{height} pixels are smaller than the network's stride of {stride}: "
+                f"enlarge them to at least {stride} pixels a side."
+            )
+        return self.feature_net(key)
+
+    def propagate(self, features: Tensor, key: Tensor, current: Tensor) -> Tensor:
+        """Carry key-frame features to the current frame (eq. 3): warp along the flow, times the scale field.
+
+        Args:
+            features: of the key frame, ``(N, C, h, w)``.
+            key, current: the two frames, ``(N, 3, H, W)``.
+
+        Raises:
+            DffError: the current frame is no image in [0, 1].
+        """
+        check_images(current)
+        return self.move(features, *self.flow_source(current, key, tuple(features.shape[-2:])))
+
+    def move(self, features: Tensor, flow: Tensor, scale: Tensor | None) -> Tensor:
+        """Warp features along a flow, times the scale field if there is one (eq. 3); flow in feature cells.
+
+        Features of one key frame serve any number of flows: ``(1 or N, C, h, w)`` and ``(N, 2, h, w)``.
+        """
+        moved = warp(features, flow, self.padding_mode)
+        return moved if scale is None else moved * scale
+
+    @property
+    def n_task(self) -> nn.Module:
+        """N_task: features to class scores on the same grid. With a split N, its last layers come first."""
+        finish = getattr(self.feature_net, "finish", ())
+        return nn.Sequential(finish, self.task_net) if len(finish) else self.task_net
+
+    def predict(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """Class scores at image size: N_task, then bilinear upsampling to ``(N, classes, *size)``."""
+        return F.interpolate(self.n_task(features), size=tuple(size), mode="bilinear", align_corners=False)
+
+    def forward(self, key: Tensor, current: Tensor, is_key: Tensor | None = None) -> Tensor:
+        """Scores of the current frame by way of the key frame's features, ``(N, classes, H, W)``.
+
+        Args:
+            key, current: ``(N, 3, H, W)``.
+            is_key: bool ``(N,)``; where True, i = k and the features are used as they are (training pairs, section 4).
+        """
+        features = self.extract(key)
+        moved = self.propagate(features, key, current)
+        if is_key is not None:
+            moved = torch.where(is_key.view(-1, 1, 1, 1), features, moved)
+        return self.predict(moved, current.shape[-2:])
+
+    def flow_levels(self, key: Tensor, current: Tensor) -> list[Tensor]:
+        """Flow at every level of the flow network, for its pre-training; see ``FlowNetwork.predictions``."""
+        return self.flow_source.predictions(current, key)[0]
+
+    def per_frame(self, images: Tensor) -> Tensor:
+        """Scores of N alone, without propagation: the paper's *Frame* baseline."""
+        return self.predict(self.extract(images), images.shape[-2:])
+
+    def with_flow(self, flow_source: nn.Module) -> "DeepFeatureFlow":
+        """The same networks (shared, not copied) with another flow source: every ablation in one line."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "flow_source": flow_source}
+        return other
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what is no batch of images: normalisation is inside the networks, which see bytes as a white-out.
+
+    Raises:
+        DffError: another shape, whole numbers, or values clearly outside [0, 1] (training on a GPU does not wait for those).
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise DffError(
+            f"images are {images.dtype} {tuple(images.shape)}: give floating-point images (N, 3, H, W) in [0, 1], say "
+            f"frames / 255."
+        )
+    if images.is_meta or (images.is_cuda and torch.is_grad_enabled()) or not images.numel():
+        return
+    low, high = (end.item() for end in images.detach().aminmax())
+    if not (-0.5 <= low and high <= 1.5):  # NaN as well
+        raise DffError(
+            f"images hold values from {low:g} to {high:g}: give them in [0, 1], frames / 255, not normalised in any other way."
+        )

@@ -1,0 +1,106 @@
+"""Feature networks for key frames, and the task networks that turn features into class scores.
+
+The published split (paper, section 4): the feature network N_feat is everything up to the feature map, the task network
+N_task a single 1x1 convolution. The Julia prototype propagates the scores themselves: there N_task learns nothing, which is
+the last row of the paper's Table 5.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dfflib.flow.flownet import FlowNetS
+
+# Mean and standard deviation of natural images, per RGB channel (ImageNet): the input normalisation of the field.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Normalise(nn.Module):
+    """Images in [0, 1] to roughly zero mean and unit variance per channel. Lives inside the network, as a contract."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` -> the same shape."""
+        return (images - self.mean) / self.std
+
+
+class FlowNetSegmenter(nn.Module):
+    """The Julia prototype's key-frame model: FlowNetS with 3 inputs and one output per class, used as a segmenter.
+
+    Its output, class scores at stride 4, is what gets propagated.
+
+    Args:
+        num_classes: scores per pixel.
+        width: factor on FlowNetS's channel counts (1 = as in the prototype, 38.7 M parameters).
+    """
+
+    stride = 4
+
+    def __init__(self, num_classes: int = 2, width: float = 1.0):
+        super().__init__()
+        self.normalise, self.net, self.channels = Normalise(), FlowNetS(3, num_classes, width), num_classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` in [0, 1] -> scores ``(N, num_classes, ceil(H/4), ceil(W/4))``."""
+        return self.net(self.normalise(images))[0][-1]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm and a shortcut (He et al., 2016), optionally dilated."""
+
+    def __init__(self, channels: int, dilation: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` -> the same shape."""
+        return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)), inplace=True))), inplace=True)
+
+
+class ResidualSegmenter(nn.Module):
+    """A compact residual feature network for laptops: stride 4, dilated instead of pooled further down.
+
+    Args:
+        channels: C of the feature map.
+        dilations: one residual block for each.
+        task_blocks: so many of the last blocks belong to N_task: they run on every frame, after the warp (paper, Table 5).
+            Names of parameters do not depend on it, so one checkpoint serves every split.
+    """
+
+    stride = 4
+
+    def __init__(self, channels: int = 64, dilations: tuple[int, ...] = (1, 1, 2, 2, 4, 4), task_blocks: int = 0):
+        super().__init__()
+        if not 0 <= task_blocks <= len(dilations):
+            raise ValueError(f"task_blocks is {task_blocks}: choose 0 to {len(dilations)}, the number of blocks.")
+        self.channels, self.split = channels, len(dilations) - task_blocks
+        self.normalise = Normalise()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, channels // 2, 3, 2, 1, bias=False), nn.BatchNorm2d(channels // 2), nn.ReLU(inplace=True),
+            nn.Conv2d(channels // 2, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True),
+        )  # fmt: skip
+        self.blocks = nn.Sequential(*(ResidualBlock(channels, d) for d in dilations))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` in [0, 1] -> features ``(N, C, ceil(H/4), ceil(W/4))``, after a ReLU as in the paper."""
+        return self.blocks[: self.split](self.stem(self.normalise(images)))
+
+    @property
+    def finish(self) -> nn.Sequential:
+        """The blocks that belong to N_task: ``(N, C, h, w)`` -> the same shape."""
+        return self.blocks[self.split :]
+
+
+def segmentation_head(channels: int, num_classes: int) -> nn.Conv2d:
+    """N_task for segmentation: one 1x1 convolution from features to class scores (paper, section 4)."""
+    head = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    return head

@@ -1,0 +1,225 @@
+"""Everything that a run of the workbook trains, side by side: one process a stage, so that no core waits for another.
+
+Networks as small as ours use one core well and two badly. So several stages are trained at once, each by its own
+``dfflib train`` with its share of the cores, as soon as the stages that it starts from are done. What is stopped continues,
+what is trained already is left alone, and nobody trains the same twice.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from tqdm import tqdm
+
+from dfflib import machine, paths, profiles
+from dfflib.data import catalogue
+from dfflib.errors import DffError
+from dfflib.stopping import GRACE, LED
+from dfflib.training import recipes, train
+
+MOST = 4  # processes, unless more are asked for: few stages wait for nothing, and each takes a gigabyte
+POLL = 0.3  # seconds
+
+
+class Job(NamedTuple):
+    """One stage of one recipe with one seed."""
+
+    recipe: str
+    stage: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its checkpoint."""
+        return Path(recipes.checkpoint_name(self.stage, self.seed, self.recipe)).stem
+
+
+def plan(names: Iterable[str], profile: str) -> dict[Job, set[Job]]:
+    """Every stage that the tables and figures of some recipes need, with those it starts from; the longest way first.
+
+    Args:
+        names: recipes.
+        profile: how many steps a stage has.
+
+    Raises:
+        DffError: no such recipe or profile.
+    """
+    chosen, starts = profiles.get(profile), {}
+
+    def add(job: Job) -> None:
+        """A job and all before it."""
+        if job not in starts:
+            cook = recipes.get(job.recipe)
+            before = [
+                Job(cook.lender(stage), stage, recipes.seed_of(stage, job.seed)) for stage in cook.starts(job.stage)
+            ]
+            starts[job] = set(before)
+            for other in before:
+                add(other)
+
+    for name in names:
+        for stage, seeds in recipes.get(name).seeds.items():
+            for seed in seeds:
+                add(Job(name, stage, seed))
+
+    def steps_to_go(job: Job) -> int:
+        """Steps from the beginning of a job to the end of the longest chain of jobs that wait for it."""
+        later = [steps_to_go(other) for other, before in starts.items() if job in before]
+        return chosen.steps_of(job.recipe, job.stage) + max(later, default=0)
+
+    return {job: starts[job] for job in sorted(starts, key=lambda job: (-steps_to_go(job), job))}
+
+
+def every_recipe() -> list[str]:
+    """Names of all recipes whose data is on this machine."""
+    return [name for name, recipe in recipes.RECIPES.items() if not recipe.needs or catalogue.find(recipe.needs)]
+
+
+def workers(jobs: int = 0) -> tuple[int, int]:
+    """How many processes train at once, and how many threads each has.
+
+    Args:
+        jobs: processes; 0 chooses: one on a GPU, else as many as there are cores, at most `MOST`.
+    """
+    import torch
+
+    cores = machine.cores()
+    jobs = jobs or (1 if torch.cuda.is_available() else min(cores, MOST))
+    return jobs, max(1, cores // jobs)
+
+
+def train_all(
+    names: Iterable[str] = ("threshold", "shapes"), profile: str = "laptop", out_dir: str | os.PathLike = "", jobs: int = 0,
+    say: Callable[[str], None] = print, progress: bool = False,
+) -> list[Job]:  # fmt: skip
+    """Train what is not trained yet, side by side.
+
+    Each stage writes a log, ``<run>/train/<name>.log``.
+
+    Args:
+        names: recipes.
+        profile: sizes and lengths.
+        out_dir: run folder; empty means ``runs/<profile>``.
+        jobs: stages at once; 0 chooses (`workers`).
+        say: is given one line when a stage starts, and one when it is done.
+        progress: show a bar over all steps, on stderr.
+
+    Returns:
+        What was trained.
+
+    Raises:
+        DffError: a stage failed (the others save where they are), or there is no such recipe or profile.
+        KeyboardInterrupt: stopped; every stage has saved where it is. Its message says how to continue.
+    """
+    if jobs < 0:
+        raise DffError(f"{jobs} stages cannot be trained at once: choose 1 or more, or 0 for a number that suits.")
+    folder, todo = paths.run_dir(profile, out_dir), {}
+    for job, before in plan(names, profile).items():
+        if not _is_trained(job, profile, folder):
+            todo[job] = before
+    count, threads = workers(jobs)
+    with _Crew(profile, folder, threads, len(todo), say, progress) as crew:
+        waiting, done = dict(todo), []
+        while waiting or crew.running:
+            ready = [job for job, before in waiting.items() if before.isdisjoint(todo.keys() - set(done))]
+            for job in ready[: count - len(crew.running)]:
+                del waiting[job]
+                crew.start(job)
+            done += crew.finished()
+            time.sleep(POLL)
+    return done
+
+
+def command(job: Job, profile: str, folder: Path) -> list[str]:
+    """What trains one stage."""
+    return [
+        *(sys.executable, "-m", "dfflib", "train", job.stage, "--profile", profile, "--seed", str(job.seed)),
+        *("--recipe", job.recipe, "--out-dir", str(folder)),
+    ]
+
+
+def _is_trained(job: Job, profile: str, folder: Path) -> bool:
+    return train.is_trained(job.stage, profile, job.seed, str(folder), job.recipe)
+
+
+class _Crew:
+    """The processes at work. Leaving it by an error stops them, and waits until they have saved.
+
+    Each stage watches its standard input: it stops when that closes, which it does also where this process is killed.
+    """
+
+    def __init__(
+        self, profile: str, folder: Path, threads: int, total: int, say: Callable[[str], None], progress: bool
+    ):
+        self.profile, self.folder, self.threads, self.total, self.say = profile, folder, threads, total, say
+        self.running: dict[Job, tuple[subprocess.Popen, Path, float]] = {}
+        self.started, self.steps = 0, {}
+        self.bar = tqdm(desc="training", unit=" steps", leave=False, disable=not progress)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def start(self, job: Job) -> None:
+        """Train one stage, in a process of its own."""
+        log = self.folder / "train" / f"{job.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                command(job, self.profile, self.folder), cwd=paths.ROOT, start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(self.threads), LED: str(os.getpid())},
+                stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self.running[job] = process, log, time.perf_counter()
+        self.started += 1
+        self.say(f"[training {self.started}/{self.total}] {job.name}: starts")
+
+    def finished(self) -> list[Job]:
+        """Stages that have ended since the last look.
+
+        Raises:
+            DffError: one of them failed.
+        """
+        ended = [job for job, (process, _, _) in self.running.items() if process.poll() is not None]
+        for job in ended:
+            process, log, began = self.running.pop(job)
+            process.stdin.close()
+            if process.returncode:
+                last = (
+                    log.read_text(errors="replace", encoding="utf-8").replace("\r", "\n").strip().splitlines()
+                    or ["it said nothing"]
+                )[-1]
+                raise DffError(f"training {job.name} failed: {last.removeprefix('error: ')} (all it said is in {log}).")
+            self.say(f"[training] {job.name}: done in {time.perf_counter() - began:.0f} s")
+        self._look()
+        return ended
+
+    def _look(self) -> None:
+        """Renew the bar, from the last step that each log speaks of."""
+        if self.bar.disable:
+            return
+        for job, (_, log, _) in self.running.items():
+            with open(log, "rb") as file:
+                file.seek(max(0, log.stat().st_size - 400))
+                found = re.findall(rb"(\d+)/\d+ \[", file.read())
+            if found:
+                self.steps[job] = int(found[-1])
+        self.bar.n = sum(self.steps.values())
+        self.bar.refresh()
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        self.bar.close()
+        for process, _, _ in self.running.values():
+            process.stdin.close()
+        for process, _, _ in self.running.values():
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if kind is KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped in training; the same command continues there.") from None

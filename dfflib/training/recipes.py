@@ -1,0 +1,182 @@
+"""What a model is made of, and which data it learns from: one recipe for each world of data.
+
+=============  ===========================================  ==============================================================
+recipe         labels                                       flow pre-training
+=============  ===========================================  ==============================================================
+``threshold``  intensity threshold on the sample clips      real frames moved by a known flow
+``shapes``     seven classes of shapes, medium level        exact flow of the same world
+``camvid``     eleven classes of street scenes, by hand     - (key frames alone: its training frames are a second apart)
+=============  ===========================================  ==============================================================
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from dfflib.data import camvid, catalogue
+from dfflib.data.pairs import FramePairs, MovedFrames
+from dfflib.data.shapes.outlines import CLASS_NAMES
+from dfflib.data.shapes.pairs import ShapesPairs
+from dfflib.data.threshold import threshold_set
+from dfflib.errors import DffError
+from dfflib.profiles import Profile
+from dfflib.training.stages import (
+    PEAK_LR,
+)
+
+SHAPES_SIZE = (128, 128)
+SEEDS = (0, 1, 2)  # that tables are averaged over
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one world of data is learnt.
+
+    Attributes:
+        name: of the recipe.
+        about: the data, in a few words, for the header of checkpoints.
+        model: arguments of ``dff.build``.
+        joint_starts: stages that ``joint`` starts from.
+        batches: ``batches(stage, part, profile)`` gives an object with ``batch(size, seed, step) -> Batch``.
+        workers: rendering is slow enough to be worth processes of its own.
+        seeds: stage -> seeds of the checkpoints that the workbook's tables and figures are made from.
+        aside: of one seed, for a figure or a table of its own: profiles that train from nothing take the shipped checkpoints
+            of such a recipe, unless it has been trained in the run (`dfflib.training.jobs`).
+        peak_lr: of stages whose learning rate is another than `dfflib.training.stages.PEAK_LR`.
+        borrowed: stage -> recipe whose checkpoint of that stage serves here too.
+        needs: a data set of `dfflib.data.catalogue` that users have to get; empty where the data comes with the workbook.
+    """
+
+    name: str
+    about: str
+    model: dict
+    joint_starts: tuple[str, ...]
+    batches: Callable[[str, str, Profile], object]
+    workers: bool = False
+    seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    aside: bool = False
+    peak_lr: dict = field(default_factory=dict)
+    borrowed: dict[str, str] = field(default_factory=dict)
+    needs: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """Of checkpoint names: none for the first recipe."""
+        return "" if self.name == "threshold" else f"{self.name}_"
+
+    def peak(self, stage: str) -> float:
+        """Peak learning rate of a stage."""
+        return self.peak_lr.get(stage, PEAK_LR[stage])
+
+    def lender(self, stage: str) -> str:
+        """Name of the recipe that trains a stage for this one: its own, unless it borrows."""
+        return self.borrowed.get(stage, self.name)
+
+    def starts(self, stage: str) -> tuple[str, ...]:
+        """Stages whose checkpoints a stage starts from."""
+        return {
+            "keyframe": (),
+            "flow_pretrain": (),
+            "dis": ("keyframe",),
+            "joint": self.joint_starts,
+        }.get(stage, ("keyframe", "flow_pretrain"))
+
+
+def _threshold_batches(stage: str, part: str, profile: Profile):
+    clips = threshold_set(part, profile.short_side)
+    crop = tuple(min(profile.crop[axis], *(clip.size[axis] for clip in clips)) for axis in (0, 1))
+    if stage == "flow_pretrain":
+        return MovedFrames(clips, crop)
+    return FramePairs(clips, crop, profile.max_interval, flip=part == "train")
+
+
+def _shapes_batches(stage: str, part: str, profile: Profile):
+    interval = 0 if stage == "keyframe" else None  # the key-frame stage looks at the current frame only
+    return ShapesPairs(part, "medium", SHAPES_SIZE, profile.max_interval, interval=interval)
+
+
+def _camvid_batches(stage: str, part: str, profile: Profile):
+    if stage != "keyframe":
+        raise DffError(
+            f"CamVid cannot train stage {stage!r}: its training frames lie a second apart, so take keyframe."
+        )
+    root = catalogue.find("camvid")
+    if root is None:
+        folder = catalogue.data_folder() / catalogue.FOLDERS["camvid"]
+        raise DffError(
+            f"{folder} is missing (a copy of CamVid): put one there, or set DFFLIB_DATA to the folder around it."
+        )
+    pairs = FramePairs(
+        camvid.clips(root, "train", profile.short_side), profile.crop, max_interval=1, flip=part == "train"
+    )
+    held_out = pairs.frames[::10]  # of the training split: the val split is for testing propagation
+    pairs.frames = held_out if part == "val" else [frame for frame in pairs.frames if frame not in held_out]
+    return pairs
+
+
+RECIPES = {
+    "threshold": Recipe(
+        "threshold", "intensity threshold on the train parts of carphone, bikes and bigbuckbunny",
+        dict(num_classes=2), ("keyframe", "flow_detached"), _threshold_batches,
+        seeds=dict(keyframe=(0,), flow_pretrain=(0,), flow_detached=(0,), joint=SEEDS),
+    ),
+    "shapes": Recipe(
+        "shapes", "Shapes world, medium level, 128x128, seeds of the train part",
+        dict(num_classes=len(CLASS_NAMES), flow_net="correlation", flow_width=0.75), ("keyframe", "flow_pretrain"),
+        _shapes_batches, workers=True,
+        seeds=dict(flow_pretrain=(0,), keyframe=SEEDS, flow_detached=SEEDS, joint=SEEDS, fix_flow=SEEDS, dis=SEEDS),
+        peak_lr=dict(joint=1e-3, fix_flow=1e-3, dis=1e-3),  # N is far from finished when its key-frame stage ends
+    ),
+    "camvid": Recipe(
+        "camvid", "nine tenths of CamVid's training split, frames of 192x144, from scratch",
+        dict(num_classes=len(camvid.CLASS_NAMES), flow_net="correlation", flow_width=0.75), (), _camvid_batches, workers=True,
+        seeds=dict(keyframe=(0,)), aside=True, needs="camvid",
+    ),
+}  # fmt: skip
+
+
+def _of_shapes(name: str, borrowed: dict[str, str], **model) -> Recipe:
+    """A recipe like ``shapes`` with another network somewhere, and the stages that it need not train again."""
+    shapes = RECIPES["shapes"]
+    return replace(
+        shapes, name=name, model=shapes.model | model, seeds=dict(joint=(0,)), aside=True, borrowed=borrowed,
+    )  # fmt: skip
+
+
+_KEY, _FLOW = {"keyframe": "shapes"}, {"flow_pretrain": "shapes"}
+_COMPACT = dict(flow_net="flownet_sr", flow_width=0.25)  # FlowNetS as the Julia prototype reduced it, and narrow
+_HALF = dict(flow_input_stride=2)  # the same weights, trained at full size: a network of convolutions does not mind
+for _recipe in (
+    _of_shapes("shapes_no_scale", _KEY | _FLOW, scale=False),
+    _of_shapes("shapes_split_2", _KEY | _FLOW, task_blocks=2),
+    _of_shapes("shapes_split_4", _KEY | _FLOW, task_blocks=4),
+    _of_shapes("shapes_half_input", _KEY | _FLOW, **_HALF),
+    _of_shapes("shapes_flownet", _KEY, **_COMPACT),
+    _of_shapes("shapes_small", _FLOW, channels=32),
+    _of_shapes("shapes_small_half_input", {"keyframe": "shapes_small"} | _FLOW, channels=32, **_HALF),
+    _of_shapes("shapes_small_flownet", {"keyframe": "shapes_small", "flow_pretrain": "shapes_flownet"},
+               channels=32, **_COMPACT),
+):  # fmt: skip
+    RECIPES[_recipe.name] = _recipe
+"""Variations on ``shapes``, for one figure or table each: no scale field; two and four blocks of N after the warp; flow from
+frames of half size; a compact FlowNetS; a key-frame network of half the channels, with each of the three flow networks."""
+
+
+def get(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        DffError: there is none.
+    """
+    if name not in RECIPES:
+        raise DffError(f"there is no recipe {name!r}: choose one of {', '.join(RECIPES)}.")
+    return RECIPES[name]
+
+
+def seed_of(stage: str, seed: int) -> int:
+    """Flow pre-training is shared by all seeds, as the paper's Flying Chairs weights are; other stages have their own."""
+    return 0 if stage == "flow_pretrain" else seed
+
+
+def checkpoint_name(stage: str, seed: int, recipe: str = "threshold") -> str:
+    """File name of a stage's result."""
+    return f"{get(recipe).prefix}{stage}_s{seed_of(stage, seed)}.safetensors"

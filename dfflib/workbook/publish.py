@@ -1,0 +1,329 @@
+"""From a finished run to what the repository shows: checkpoints, result files, figures, and the tables of the README.
+
+No number in the README is typed: between two markers stands what `TABLES` makes of ``figures/results/*.csv``, and a test
+compares the two. Everything is checked first (`dfflib.workbook.evidence`) and made beside; then all of it takes its place, or nothing.
+"""
+
+import filecmp
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from dfflib import profiles
+from dfflib.errors import DffError
+from dfflib.evaluation.bench import summary
+from dfflib.evaluation.variants import VARIANTS
+from dfflib.locks import held
+from dfflib.models import checkpoints
+from dfflib.paths import CHECKPOINTS, FIGURES, NOTEBOOKS, ROOT, RUNS, need_checkout
+from dfflib.results import in_markdown, read_results
+from dfflib.training.recipes import RECIPES, checkpoint_name
+from dfflib.workbook import claims, evidence
+from dfflib.workbook.reproduce import digest_of
+
+_TRAINED = {
+    Path(checkpoint_name(stage, seed, recipe.name)).stem: (stage, seed, recipe.name)
+    for recipe in RECIPES.values() for stage, seeds in recipe.seeds.items() for seed in seeds
+}  # fmt: skip
+SHIPPED = tuple(_TRAINED)
+README = ROOT / "README.md"
+END = "<!-- end of results -->"
+INTERVAL = 5  # of the README's table
+
+
+def publish(profile: str, out_dir: str | os.PathLike = "") -> list[Path]:
+    """Renew checkpoints, results, README figures and README tables of the repository from a run, or change nothing.
+
+    What the run has not made stays as it is; but new checkpoints are published only with the results of every notebook, for
+    those here would no longer be theirs.
+
+    Args:
+        profile: that made the run; the one that the README speaks of.
+        out_dir: run folder; empty means ``runs/<profile>``.
+
+    Returns:
+        The files that are new or have changed.
+
+    Raises:
+        DffError: something in the run does not prove what it would be published as (`dfflib.workbook.evidence`), or a file cannot be
+            written. The repository is as it was.
+    """
+    need_checkout("publish")
+    readme = README.read_text(encoding="utf-8")
+    chosen, folder = evidence.check_profile(profile, readme), Path(out_dir) if str(out_dir) else RUNS / profile
+    if not folder.is_dir():
+        raise DffError(f"there is no run {folder}: make one with `dfflib reproduce --profile {profile}`.")
+    try:
+        with held(profile, out_dir, "dfflib publish") as run, tempfile.TemporaryDirectory() as name:
+            return _replace_all(_renewed(run, chosen, readme, Path(name)))
+    except OSError as error:
+        raise DffError(f"{error.filename} ({error.strerror}): nothing was published.") from error
+
+
+def _renewed(run: Path, profile: profiles.Profile, readme: str, stage: Path) -> dict[Path, bytes]:
+    """What would change in the repository: target -> content. Made on a copy of what is shown, in ``stage``."""
+    outputs = evidence.outputs_of_run(run, profile.name)
+    for shown in (CHECKPOINTS, FIGURES):
+        shutil.copytree(shown, stage / shown.name) if shown.is_dir() else (stage / shown.name).mkdir()
+    weights, figures = stage / CHECKPOINTS.name, stage / FIGURES.name
+    (figures / "results").mkdir(exist_ok=True)
+    missing = [path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")) if path.stem not in outputs]
+    if (new := _take_checkpoints(run, profile, weights)) and missing:
+        raise DffError(f"{run} has trained {new[0]} anew, but its notebooks {', '.join(missing)} have not finished, so numbers "
+                       f"here would not be of these checkpoints: run `dfflib reproduce --profile {profile.name}`.")  # fmt: skip
+    proven = all((run / "checkpoints" / f"{name}.safetensors").is_file()
+                 for name, (_, _, recipe) in _TRAINED.items() if not RECIPES[recipe].aside)  # fmt: skip
+    drawn = set(re.findall(r"figures/([\w.-]+\.(?:png|gif))", readme))
+    for path in (path for paths in outputs.values() for path in paths):
+        if path.suffix == ".csv":
+            target, spread = figures / "results" / path.name, path.name in (TABLES["results"][0], TABLES["methods"][0])
+            evidence.check_results(path, target, profile, spread)
+            if spread and not proven and not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
+                raise DffError(f"{path} cannot be published: the checkpoints that it was measured with are not in {run}; run "
+                               f"`dfflib reproduce --profile {profile.name}`.")  # fmt: skip
+            shutil.copyfile(path, target)
+        elif path.name in drawn:
+            evidence.check_figure(path)
+            shutil.copyfile(path, figures / path.name)
+    if any(weights.glob("*.safetensors")):
+        (weights / "README.md").write_text(checkpoint_table(weights, profile.name), encoding="utf-8", newline="\n")
+    claims.write_ledger(figures / "results", figures / "claims.md", profile.name)
+    made = {target / path.relative_to(copy): path.read_bytes()
+            for copy, target in ((weights, CHECKPOINTS), (figures, FIGURES))
+            for path in sorted(copy.rglob("*")) if path.is_file()}  # fmt: skip
+    if (renewed := with_results(readme, figures / "results")) != readme:
+        made[README] = renewed.encode()
+    return {path: data for path, data in made.items() if not path.is_file() or path.read_bytes() != data}
+
+
+def _take_checkpoints(run: Path, profile: profiles.Profile, folder: Path) -> list[str]:
+    """Put a run's checkpoints and their logs into a copy of those that ship; names of those that are not the same."""
+    here = {name: run / "checkpoints" / f"{name}.safetensors" for name in _TRAINED}
+    here, new = {name: path for name, path in here.items() if path.is_file()}, []
+    for name, path in here.items():
+        shipped = folder / path.name
+        if not shipped.is_file() or checkpoints.as_shipped(path) != checkpoints.as_shipped(shipped):
+            checkpoints.store_half(path, shipped)
+            new.append(name)
+    for name, path in here.items():  # what is as before may not start from what is new
+        stage, seed, recipe = _TRAINED[name]
+        if name in new or (new and not RECIPES[recipe].aside):
+            evidence.check_checkpoint(path, stage, seed, recipe, profile, run)
+            shutil.copyfile(path.with_suffix(".csv"), folder / f"{name}.csv")
+    return new
+
+
+def _replace_all(files: dict[Path, bytes]) -> list[Path]:
+    """Write several files, all or none: each is written beside its place first, and what was there is kept until the last."""
+    mark, done = secrets.token_hex(4), []
+    places = {path: path.with_name(f".{mark}-{n}") for n, path in enumerate(files)}
+    try:
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            places[path].with_suffix(".new").write_bytes(data)
+        for path in files:
+            if path.exists():
+                shutil.copy2(path, places[path].with_suffix(".old"))
+        for path in files:
+            done.append(path)
+            os.replace(places[path].with_suffix(".new"), path)
+    except BaseException:
+        for path in done:
+            old = places[path].with_suffix(".old")
+            os.replace(old, path) if old.exists() else path.unlink(missing_ok=True)
+        raise
+    finally:
+        for place in places.values():
+            for kind in (".new", ".old"):
+                place.with_suffix(kind).unlink(missing_ok=True)
+    return list(files)
+
+
+def checkpoint_table(folder: Path = CHECKPOINTS, profile: str = "laptop") -> str:
+    """What is in ``data/checkpoints``, as a page: stage, seed, steps, device, time, validation, size and SHA-256.
+
+    Args:
+        folder: with the checkpoints.
+        profile: that trained them.
+    """
+    command = f"`dfflib train STAGE --profile {profile} --seed SEED --recipe RECIPE`"
+    lines = [
+        "# Shipped checkpoints",
+        "",
+        "Written by `dfflib publish` from the files' own headers. Files named `shapes_` were trained on the Shapes world",
+        "(medium level, 128x128, seeds of the train part), the others on the train parts of the three sample clips with",
+        "intensity-threshold labels (their `flow_pretrain`: on frames moved by a known flow), `camvid_` on nine tenths of",
+        "CamVid's training split. `flow_pretrain` is shared by all seeds. The metric is mIoU on the validation part, for",
+        "`flow_pretrain` the end-point error in pixels. A file holds the parts that its stage trains, in half precision.",
+        f"Each is made again, on a CPU, by {command}, where the name is",
+        "`RECIPE_STAGE_sSEED`; without a recipe in its name it is `threshold`, the default; all of them are made by",
+        f"`dfflib train-all --profile {profile}`. Beside each lies its log.",
+        "",
+        "| file | steps | metric | seconds | device | MB | SHA-256 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(folder.glob("*.safetensors")):
+        about = checkpoints.describe(path)[1]
+        try:
+            facts = (f"{about['steps']} | {about['metric']:.3f} | {about['seconds']:.0f}", in_markdown(about["device"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise DffError(
+                f"the header of {path} does not say how it was trained ({error}): restore the file."
+            ) from None
+        size = f"{path.stat().st_size / 1e6:.1f}"
+        lines.append(f"| `{in_markdown(path.name)}` | {' | '.join(facts)} | {size} | `{digest_of(path)}` |")
+    return "\n".join(lines) + "\n"
+
+
+def _seeds_and_devices(rows: pd.DataFrame) -> tuple[list, str]:
+    """Seeds and devices of result rows.
+
+    Raises:
+        DffError: there is one seed only, which has no spread.
+    """
+    seeds = sorted(rows["seed"].dropna().unique())
+    if len(seeds) < 2:
+        raise DffError(f"results of {len(seeds)} seed have no spread: run the notebook with all seeds of its profile.")
+    return seeds, ", ".join(in_markdown(device) for device in sorted(rows["device"].unique()))
+
+
+def results_table(rows: pd.DataFrame, interval: int = INTERVAL) -> str:
+    """The README's table: copy and DFF by distance from the key frame, mean and standard deviation over seeds.
+
+    Args:
+        rows: tidy rows of ``07_by_offset.csv``.
+        interval: offsets 0 .. interval-1 are shown, and their average as the paper takes it.
+    """
+    rows = rows[rows["offset"] < interval]
+    seeds, devices = _seeds_and_devices(rows)
+
+    def cell(metric: str, method: str, offset: int | None, minus: str = "") -> str:
+        """One cell of the table: mean and standard deviation over seeds."""
+        chosen = rows[rows["metric"] == metric]
+        wide = chosen.pivot_table(index=["seed", "offset"], columns="method", values="value")
+        values = wide[method] - wide[minus] if minus else wide[method]
+        values = values.unstack("offset")
+        values = values.mean(axis=1) if offset is None else values[offset]
+        return f"{values.mean():{'+' if minus else ''}.1f} ± {values.std(ddof=1):.1f}"
+
+    shown = ["copy", "DFF, S = 1", "DFF"]
+    head = [
+        "offset",
+        *(f"{name}: mIoU" for name in ("Frame", *shown)),
+        *(f"{name}: agreement" for name in shown),
+        "gap",
+    ]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for offset in (*range(interval), None):
+        name = "average" if offset is None else str(offset)
+        cells = [cell("miou", method, offset) for method in ("Frame", *shown)]
+        cells += [cell("agreement", method, offset) for method in shown]
+        lines.append(f"| {name} | {' | '.join(cells)} | {cell('agreement', 'DFF', offset, minus='copy')} |")
+    lines += [
+        "",
+        f"Percent, mean ± standard deviation over {len(seeds)} seeds, on the held-out last quarter of the three sample clips "
+        f"(intensity-threshold labels, l = {interval}; {devices}). *Frame* runs the heavy network on every frame; *copy* "
+        f"reuses the key frame's features unmoved; *DFF* moves them along the flow and multiplies by the scale field S; "
+        f"*S = 1* leaves the scale field out, in the same model. *Offset* counts frames from the key frame, *agreement* is "
+        f"the share of pixels labelled as by *Frame*, *gap* is the agreement of DFF minus that of copy. All offsets are "
+        f"measured on the same frames, those of notebook 07. The last row averages the offsets, as the paper does.",
+    ]
+    return "\n".join(lines)
+
+
+def methods_table(rows: pd.DataFrame, intervals: tuple[int, ...] = (5, 10)) -> str:
+    """The README's Table 4: every variant on the Shapes world, mean and standard deviation over seeds.
+
+    Args:
+        rows: tidy rows of ``08_methods.csv``.
+        intervals: l; offsets 0 .. l - 1 are averaged.
+    """
+    seeds, devices = _seeds_and_devices(rows)
+    wide = rows[rows["metric"] == "miou"].pivot_table(index=["method", "seed"], columns="offset", values="value")
+    lines = [f"| variant | {' | '.join(f'l = {n}' for n in intervals)} | offset {wide.columns.max()} alone |"]
+    lines.append("|---" * (len(intervals) + 2) + "|")
+    for method in (name for name in VARIANTS if name in wide.index):
+        found = [wide.loc[method, list(range(n))].mean(axis=1) for n in intervals] + [
+            wide.loc[method][wide.columns.max()]
+        ]
+        lines.append(f"| {method} | " + " | ".join(f"{v.mean():.1f} ± {v.std(ddof=1):.1f}" for v in found) + " |")
+    lines += [
+        "",
+        f"mIoU in percent, mean ± standard deviation over {len(seeds)} seeds, Shapes world, medium level, 128x128, test scenes "
+        f"({devices}). *Frame* runs N on every frame; *SFF* is classical flow (DIS, fastest and slowest preset); *separate*, "
+        f"*fix N*, *fix F* and *DFF* are the paper's ways to train; *copy* and *exact* (the true flow, hidden pixels left "
+        f"out) use the network of *DFF*; *DIS + N* is ours. *l* averages the offsets 0 to l - 1, as the paper does.",
+    ]
+    return "\n".join(lines)
+
+
+def speed_table(rows: pd.DataFrame, interval: int = 10) -> str:
+    """The README's table of speed: whole pipelines of the published key-frame network, by source of flow.
+
+    Args:
+        rows: tidy rows of ``10_bench.csv``.
+        interval: l.
+    """
+    found, (data, device) = summary(rows), rows[["dataset", "device"]].iloc[0].map(in_markdown)
+    whole = found["pipelines"]
+    every = whole.xs(1, level="interval")["fps"].median()
+    lines = ["| | non-key frame, networks (ms) | r | fps | speedup | eq. 7 says |", "|---|---|---|---|---|---|"]
+    lines.append(f"| ResNet-101 on every frame | - | - | {every:.1f} | 1.0 | - |")
+    for name, parts in found["parts"].iterrows():
+        fps, ratio, predicted = whole.loc[(name, interval), ["fps", "speedup_measured", "speedup_predicted"]]
+        cells = f"{parts['non-key']:.1f} | {parts['r']:.3f} | {fps:.1f} | {ratio:.1f} | {predicted:.1f}"
+        lines.append(f"| ResNet-101 + {name} | {cells} |")
+    for name, row in found["every frame"].iterrows():
+        lines.append(f"| `{name}` on every frame, network only | {row['ms']:.1f} | - | {row['fps']:.1f} | - | - |")
+    lines += [
+        "",
+        f"Whole pipelines, decoding, painting and writing included, at l = {interval} in batched mode; untrained weights, "
+        f"{data} ({device}). *r* is the time of a non-key frame over that of a key frame, eq. 7 the speedup for this r. "
+        f"The torchvision networks are timed without decoding and writing.",
+    ]
+    return "\n".join(lines)
+
+
+TABLES = {"results": ("07_by_offset.csv", results_table), "methods": ("08_methods.csv", methods_table),
+          "speed": ("10_bench.csv", speed_table)}  # fmt: skip
+"""Name of a block of the README -> the result file and the function that make it."""
+
+
+def begin_of(name: str) -> str:
+    """The line before a generated block of the README."""
+    return f"<!-- {name}: written by `dfflib publish`, do not edit -->"
+
+
+def with_results(readme: str, folder: Path | None = None) -> str:
+    """A README's text with its tables renewed from result files.
+
+    Args:
+        readme: its text.
+        folder: of the result files; None takes ``figures/results``.
+
+    Raises:
+        DffError: the README lacks the two markers of a table, or a result file lacks rows that its table needs.
+    """
+    for name, (file, table) in TABLES.items():
+        path, begin = (folder or FIGURES / "results") / file, begin_of(name)
+        if not path.is_file():
+            continue
+        if begin not in readme or END not in readme.split(begin, 1)[1]:
+            raise DffError(f"{README} lacks the lines {begin!r} and {END!r}: put them where the table belongs.")
+        before, rest = readme.split(begin, 1)
+        try:
+            shown = table(read_results(path))
+        except (LookupError, ValueError, TypeError, ArithmeticError) as error:
+            raise DffError(f"{path} lacks rows of the README's table ({str(error).splitlines()[0]}): run its notebook again."
+                           ) from error  # fmt: skip
+        if re.search(r"\b(nan|inf)\b", shown):
+            raise DffError(
+                f"{path} lacks rows of the README's table (a mean or spread is no number): run its notebook again."
+            )
+        readme = f"{before}{begin}\n{shown}\n{END}{rest.split(END, 1)[1]}"
+    return readme

@@ -1,0 +1,159 @@
+"""A model made ready: the same scores to rounding, the original untouched, and fall-backs that say so."""
+
+import copy
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from dfflib import paths
+from dfflib.errors import DffError
+from dfflib.inference import preparation
+from dfflib.inference.preparation import autocast, best_classes, fold_batch_norm, keep_memory, prepare
+from dfflib.inference.stream import Engine
+from dfflib.models.build import build
+
+COMPILER = shutil.which("g++") and (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file()
+
+
+def lively(model):
+    """Batch norms with statistics that matter."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("options", [dict(channels=8, flow_width=0.05), dict(feature_net="resnet50", flow_width=0.05),
+                                     dict(task_blocks=2, flow_net="flownet_inception", flow_width=0.1)])  # fmt: skip
+def test_folding_changes_nothing_but_the_number_of_layers(options):
+    model = lively(build(num_classes=5, **options))
+    before = copy.deepcopy(model.state_dict())
+    image = torch.rand(2, 3, 64, 80)
+    ready = prepare(model, "cpu")
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in ready.modules())
+    assert not any(p.requires_grad for p in ready.parameters())
+    with torch.inference_mode():
+        expected, found = model.per_frame(image), ready.per_frame(image)
+        scale = expected.abs().max()
+        torch.testing.assert_close(found / scale, expected / scale, atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_norm_that_follows_no_convolution_of_its_size_stays():
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+    assert [type(layer) for layer in fold_batch_norm(net)] == [nn.BatchNorm2d, nn.Conv2d, nn.ReLU, nn.BatchNorm2d]
+
+
+def test_compiling_that_fails_is_told_and_does_no_harm(monkeypatch):
+    def broken(function, **_):
+        def call(*args):
+            raise RuntimeError("no C++ compiler found")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model = build(channels=8, flow_width=0.05).eval()
+    ready = prepare(model, "cpu", compile=True)
+    image = torch.rand(1, 3, 32, 32)
+    with pytest.warns(UserWarning, match="ResidualSegmenter runs without torch.compile.*no C\\+\\+ compiler"):
+        found = ready.extract(image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # told once
+        assert torch.equal(ready.extract(image), found)
+    torch.testing.assert_close(found, model.extract(image), atol=1e-4, rtol=1e-4)
+
+
+def test_precision():
+    device = torch.device("cpu")
+    layer, x = nn.Linear(4, 4), torch.rand(2, 4)
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        with autocast(device, precision):
+            assert layer(x).dtype == dtype
+    with pytest.MonkeyPatch.context() as patch:
+        for amx, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+            patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+            with preparation.autocast(device, "auto"):
+                assert layer(x).dtype == dtype
+    with pytest.raises(DffError, match="no precision 'half'"):
+        autocast(device, "half")
+
+
+PAGES = """
+import resource, sys, torch
+from dfflib.inference import keep_memory
+torch.set_num_threads(1)
+kept = keep_memory() if sys.argv[1] == "keep" else True
+for n in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(2**n) for n in range(18, 24)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before if kept else -1)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_memory_that_is_kept_is_not_asked_for_again():
+    def pages(how: str) -> int:
+        """Pages that the system had to hand out for blocks which were there before."""
+        done = subprocess.run(
+            [sys.executable, "-c", PAGES, how],
+            cwd=paths.ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            encoding="utf-8",
+        )
+        return int(done.stdout)
+
+    assert 0 <= pages("keep") < 100 < pages("plain")
+
+
+def test_elsewhere_memory_is_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert keep_memory() is False
+
+
+@pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler, or no Python.h")
+def test_a_compiled_model_gives_the_same_labels_and_says_nothing(recwarn):
+    torch.manual_seed(0)
+    model = build(channels=8, num_classes=3, flow_net="flownet_sr", flow_width=0.1).eval()
+    frames = [torch.randint(0, 255, (3, 32, 48), dtype=torch.uint8) for _ in range(3)]
+    plain, fast = Engine(prepare(model, "cpu")), Engine(prepare(model, "cpu", compile=True))
+    for engine in (plain, fast):
+        engine.key(frames[0])
+    torch.testing.assert_close(fast._features, plain._features, rtol=1e-3, atol=1e-4)
+    assert (fast.others(frames[1:]) == plain.others(frames[1:])).float().mean() > 0.99
+    assert not [w for w in recwarn if "without torch.compile" in str(w.message)]
+
+
+@given(classes=st.integers(1, 23), batch=st.integers(1, 3), cells=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+       size=st.tuples(st.integers(1, 40), st.integers(1, 40)), channels_last=st.booleans(),
+       dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]), seed=st.integers(0, 99))  # fmt: skip
+def test_best_classes_are_those_of_the_enlarged_scores(classes, batch, cells, size, channels_last, dtype, seed):
+    scores = torch.randn(batch, classes, *cells, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    found = best_classes(scores.contiguous(memory_format=layout), size)
+    assert found.shape == (batch, *size) and found.dtype == torch.int64
+    exact = F.interpolate(scores.double(), size=size, mode="bilinear")
+    lost = exact.amax(1) - exact.gather(1, found[:, None])[:, 0]  # nothing, but where two classes are equally good
+    assert lost.max() <= 8 * torch.finfo(dtype).eps * scores.abs().max()
+
+
+def test_best_classes_of_equal_scores_is_the_first():
+    for classes in (2, 7):
+        assert not best_classes(torch.zeros(1, classes, 3, 4), (9, 8)).any()

@@ -1,0 +1,435 @@
+"""Streaming: the generator against the same steps by hand, and overlay videos end to end."""
+
+import threading
+import time
+import weakref
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dfflib.data.video import VideoWriter, open_video
+from dfflib.data.video import reader as video_module
+from dfflib.errors import DffError
+from dfflib.flow import FlowNetwork
+from dfflib.inference import stream
+from dfflib.inference.schedule import FixedInterval
+from dfflib.inference.stream import predictions, segment_video
+from dfflib.models.build import build
+from dfflib.models.checkpoints import save_checkpoint
+from dfflib.models.dff import DeepFeatureFlow
+
+SMALL = dict(num_classes=2, channels=8, flow_width=0.03)
+
+
+def frames(count=7, size=(32, 40)):
+    rng = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 6, 8, generator=rng)
+    picture = torch.nn.functional.interpolate(coarse, (size[0], size[1] + 2 * count), mode="bilinear")[0]
+    return [(255 * picture[..., 2 * t : 2 * t + size[1]]).to(torch.uint8) for t in range(count)]
+
+
+def net():
+    torch.manual_seed(1)
+    model = build(**SMALL).eval()
+    with torch.no_grad():  # flow, scale and scores that matter
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return net()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, model):
+    path = tmp_path_factory.mktemp("weights") / "joint.safetensors"
+    return save_checkpoint(path, model, SMALL, stage="joint")
+
+
+@pytest.fixture
+def video(tmp_path):
+    return write_video(tmp_path / "in.mp4", frames(12))
+
+
+def write_video(path, pictures):
+    with VideoWriter(path, 10, tuple(pictures[0].shape[-2:])) as writer:
+        for picture in pictures:
+            writer.write(picture)
+    return path
+
+
+def decoded(path):
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        assert (video.codec_context.name, video.codec_context.pix_fmt) == ("h264", "yuv420p")
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video)]
+
+
+@pytest.mark.parametrize("interval", [1, 2, 3, 7])
+def test_predictions_are_the_three_calls(model, interval):
+    pictures = frames()
+    results = list(predictions(model, pictures, FixedInterval(interval)))
+    assert [r.index for r in results if r.is_key] == list(range(0, 7, interval))
+    with torch.no_grad():
+        for i, result in enumerate(results):
+            k = i - i % interval
+            key, current = (pictures[n][None].to(memory_format=torch.channels_last) / 255 for n in (k, i))
+            features = model.extract(key)
+            if i != k:
+                features = model.propagate(features, key, current)
+            assert torch.equal(result.labels, model.predict(features, (32, 40)).argmax(1)[0])
+            assert result.index == i and result.frame is pictures[i] and result.labels.dtype == torch.int64
+            if interval == 1:
+                assert torch.equal(result.labels, model.per_frame(current).argmax(1)[0])
+
+
+@pytest.mark.parametrize("flow", stream.FLOW_SOURCES)
+@pytest.mark.parametrize("interval", [1, 2, 4, 30])
+def test_both_modes_label_alike(model, flow, interval, monkeypatch):
+    monkeypatch.setattr(stream, "MOST", 5)  # an interval of 30 is cut into batches of 5
+    source = stream.flow_source(flow)
+    chosen = model if source is None else model.with_flow(source)
+    pictures = frames(13)
+    online, batched = (list(predictions(chosen, pictures, FixedInterval(interval), mode=m)) for m in stream.MODES)
+    for one, other in zip(online, batched, strict=True):
+        assert (one.index, one.is_key) == (other.index, other.is_key) and one.frame is other.frame
+        assert (one.labels != other.labels).float().mean() < 0.002  # a tie here and there
+
+
+def test_a_key_frame_is_worked_on_once_an_interval(model, monkeypatch):
+    calls = {"extract": 0, "remember": 0, "follow": 0}
+    for owner, name in ((DeepFeatureFlow, "extract"), (FlowNetwork, "remember"), (FlowNetwork, "follow")):
+        original = getattr(owner, name)
+
+        def counted(*args, _name=name, _original=original):
+            calls[_name] += 1
+            return _original(*args)
+
+        monkeypatch.setattr(owner, name, counted)
+    list(predictions(model, frames(12), FixedInterval(4), mode="online"))
+    assert calls == {"extract": 3, "remember": 3, "follow": 9}
+    list(predictions(model, frames(12), FixedInterval(4), mode="batched"))
+    assert calls == {"extract": 6, "remember": 6, "follow": 12}
+
+
+def test_coarse_labels_are_constant_on_a_cell_and_full_ones_are_finer(model):
+    pictures = frames(3)
+    coarse, full = (
+        [r.labels for r in predictions(stream.Engine(model, labels=kind), pictures, FixedInterval(2))]
+        for kind in ("coarse", "full")
+    )
+    for labels, fine in zip(coarse, full, strict=True):
+        cells = labels.view(8, 4, 10, 4)
+        assert (cells == cells[:, :1, :, :1]).all() and labels.shape == fine.shape
+        assert (labels == fine).float().mean() > 0.8
+    with pytest.raises(DffError, match="no labels 'half'"):
+        stream.Engine(model, labels="half")
+    with pytest.raises(DffError, match="no mode 'offline'"):
+        predictions(model, pictures, FixedInterval(2), mode="offline")
+
+
+def test_a_frame_comes_out_before_the_next_is_read(model):
+    read = []
+
+    def camera():
+        for i, frame in enumerate(frames()):
+            read.append(i)
+            yield frame
+
+    results = predictions(model, camera(), FixedInterval(3))
+    assert read == []
+    for i in range(7):
+        assert next(results).index == i and read == list(range(i + 1))
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_only_the_key_frame_and_the_current_one_are_kept(model):
+    alive = weakref.WeakSet()
+
+    def camera():
+        for _ in range(20):
+            frame = torch.randint(256, (3, 32, 40), dtype=torch.uint8)
+            alive.add(frame)
+            yield frame
+            del frame
+
+    images, original = weakref.WeakSet(), stream.Engine.images
+
+    def network_input(engine, frames):
+        found = original(engine, frames)
+        images.add(found)
+        return found
+
+    most = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream.Engine, "images", network_input)
+        for result in predictions(model, camera(), FixedInterval(4)):
+            most = max(most, len(alive), len(images))
+            del result
+    assert most <= 2
+
+
+def test_labels_have_full_size_whatever_the_networks_see(model):
+    pictures = frames(3, (61, 83))
+    for short_side, seen in ((None, (61, 83)), (30, (30, 41)), (500, (61, 83))):
+        assert tuple(stream.Engine(model, short_side).images(pictures).shape) == (3, 3, *seen)
+        results = list(predictions(model, pictures, FixedInterval(2), short_side))
+        assert [tuple(r.labels.shape) for r in results] == [(61, 83)] * 3
+
+
+@pytest.mark.parametrize("layout", ["as decoded", "plane by plane", "a window of a larger frame"])
+@pytest.mark.parametrize("short_side", [None, 20])
+def test_network_input_is_the_frames_over_255(model, layout, short_side):
+    pictures = frames(3, (30, 41))
+    if layout == "as decoded":
+        pictures = [p.permute(1, 2, 0).contiguous().permute(2, 0, 1) for p in pictures]
+    elif layout != "plane by plane":
+        pictures = [torch.nn.functional.pad(p, (3, 2, 1, 4))[:, 1:31, 3:44] for p in pictures]
+    images = stream.Engine(model, short_side).images(pictures)
+    expected = torch.stack(pictures).double() / 255
+    if short_side:
+        expected = torch.nn.functional.interpolate(expected, size=(20, 27), mode="area")
+    assert images.dtype == torch.float32 and images.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(images.double(), expected, rtol=0, atol=1e-6)
+
+
+def test_one_frame_and_a_change_of_size(checkpoint, tmp_path):
+    done = segment_video(
+        write_video(tmp_path / "one.mp4", frames(1)), tmp_path / "out.mp4", 1, checkpoint, progress=False
+    )
+    assert (done.frames, done.key_frames) == (1, 1) and len(decoded(done.out)) == 1
+    parts = [
+        write_video(tmp_path / f"{n}.mkv", frames(4, size)).read_bytes() for n, size in enumerate(((32, 40), (48, 64)))
+    ]
+    (tmp_path / "two.mkv").write_bytes(b"".join(parts))
+    done = segment_video(tmp_path / "two.mkv", tmp_path / "two.mp4", 3, checkpoint, progress=False)
+    assert done.frames == len(decoded(done.out)) >= 4 and decoded(done.out)[0].shape == (32, 40, 3)
+
+
+@pytest.mark.parametrize("mode", stream.MODES)
+def test_a_video_is_read_no_faster_than_it_is_used(checkpoint, tmp_path, mode, monkeypatch):
+    video, read, ahead_of = write_video(tmp_path / "long.mp4", frames(60, (16, 16))), [], []
+    resize = video_module.resize
+    monkeypatch.setattr(video_module, "resize", lambda *args: (read.append(1), resize(*args))[1])
+    original, written = stream.overlay, []
+
+    def slow(*args):
+        time.sleep(0.01)  # a consumer that sleeps
+        written.append(1)
+        ahead_of.append(len(read) - len(written))
+        return original(*args)
+
+    monkeypatch.setattr(stream, "overlay", slow)
+    done = segment_video(video, tmp_path / "out.mp4", 12, checkpoint, progress=False, mode=mode)
+    assert done.frames == 60 and max(ahead_of) <= stream.AHEAD + 2 + (11 if mode == "batched" else 0)
+
+
+def test_a_video_end_to_end(checkpoint, video, tmp_path):
+    done = segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    assert (done.frames, done.key_frames, done.problem) == (12, 3, None) and done.fps > 0
+    pictures = decoded(done.out)
+    assert len(pictures) == 12 and pictures[0].shape == (32, 40, 3)
+    assert open_video(done.out).fps == pytest.approx(10)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+@pytest.mark.parametrize("flow", stream.FLOW_SOURCES)
+def test_two_runs_write_the_same_video(checkpoint, video, tmp_path, flow):
+    for name in "ab":
+        segment_video(video, tmp_path / f"{name}.mp4", 4, checkpoint, flow, progress=False)
+    assert all(
+        np.array_equal(a, b) for a, b in zip(decoded(tmp_path / "a.mp4"), decoded(tmp_path / "b.mp4"), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "size, kind", [((33, 47), "colour"), ((32, 40), "grey"), ((21, 30), "alpha"), ((5, 7), "colour")]
+)
+def test_folders_of_images(checkpoint, tmp_path, size, kind):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, frame in enumerate(frames(3, size)):
+        image = frame.permute(1, 2, 0).numpy()
+        image = {"colour": image, "grey": image[..., 0], "alpha": np.dstack((image, image[..., :1]))}[kind]
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+    done = segment_video(folder, tmp_path / "out.mp4", 2, checkpoint, progress=False)
+    assert done.frames == 3
+    assert [p.shape for p in decoded(done.out)] == [(size[0] + size[0] % 2, size[1] + size[1] % 2, 3)] * 3
+
+
+def test_a_damaged_video_is_segmented_up_to_the_damage(checkpoint, tmp_path):
+    rng = np.random.default_rng(0)
+    noise = [torch.from_numpy(rng.integers(0, 256, (3, 48, 64), dtype=np.uint8)) for _ in range(20)]
+    whole = write_video(tmp_path / "whole.mp4", noise).read_bytes()  # its index is in front
+    short = tmp_path / "short.mp4"
+    short.write_bytes(whole[: len(whole) // 2])
+    done = segment_video(short, tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    assert done.problem and "short.mp4" in done.problem
+    assert 0 < done.frames < 20 and len(decoded(done.out)) == done.frames
+
+
+@pytest.mark.parametrize(
+    "stop", [KeyboardInterrupt(), KeyboardInterrupt("stopped by SIGTERM."), DffError("4.png is bad.")]
+)
+def test_what_is_not_whole_never_poses_as_whole(checkpoint, video, tmp_path, monkeypatch, stop):
+    out, part = tmp_path / "out.mp4", tmp_path / "out.part.mp4"
+    segment_video(video, out, 5, checkpoint, progress=False)
+    earlier, original, count = out.read_bytes(), stream.overlay, []
+
+    def overlay(*args):
+        count.append(1)
+        if len(count) == 6:
+            raise stop
+        return original(*args)
+
+    monkeypatch.setattr(stream, "overlay", overlay)
+    with pytest.raises(type(stop)) as caught:
+        segment_video(video, out, 5, checkpoint, progress=False)
+    said = str(stop).rstrip(".") or "stopped"
+    assert str(caught.value) == f"{said}; the 5 frames until then are in {part}."
+    assert out.read_bytes() == earlier and len(decoded(part)) == 5
+    segment_video(video, out, 5, checkpoint, progress=False)  # the same command again leaves nothing of the part
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_the_part_is_not_the_input(checkpoint, video, tmp_path):
+    part = video.rename(tmp_path / "out.part.mp4")
+    before = part.read_bytes()
+    with pytest.raises(DffError, match="out.part.mp4 is where .*out.mp4 is kept while it is written: rename it"):
+        segment_video(part, tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    assert part.read_bytes() == before
+
+
+@pytest.mark.parametrize("times", [[0, 40, 80, 120, 3000, 9000], [7, 44, 79, 110, 152, 190], [0, 200_000, 400_000]])
+def test_each_frame_keeps_its_time(checkpoint, tmp_path, times):
+    """Slow slides, a browser's recording and a picture every 200 seconds, in Matroska, which rounds to milliseconds."""
+    with VideoWriter(tmp_path / "in.mkv", 25, (32, 40)) as writer:
+        for time_, picture in zip(times, frames(len(times)), strict=True):
+            writer.write(picture, time_ / 1000)
+        writer.close(times[-1] / 1000 + 2)
+    done = segment_video(tmp_path / "in.mkv", tmp_path / "out.mp4", 2, checkpoint, progress=False)
+    with av.open(str(done.out)) as container:
+        shown = [frame.time for frame in container.decode(video=0)]
+        seconds = container.duration / av.time_base
+    assert shown == pytest.approx([(t - times[0]) / 1000 for t in times], abs=0.05)
+    assert seconds == pytest.approx((times[-1] - times[0]) / 1000 + 2, rel=0.02)
+    assert len(open_video(done.out)) == len(times) == len(open_video(done.out).times)
+
+
+def test_a_pixel_keeps_its_shape(checkpoint, tmp_path):
+    with VideoWriter(tmp_path / "in.mp4", 10, (32, 40), Fraction(64, 45)) as writer:
+        writer.write(frames(1)[0])
+    done = segment_video(tmp_path / "in.mp4", tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    with av.open(str(done.out)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(64, 45)
+
+
+def test_frames_per_second_of_a_folder_and_in_place_of_times(checkpoint, video, tmp_path):
+    cv2.imwrite(str(tmp_path / "0.png"), frames(1)[0].permute(1, 2, 0).numpy())
+    cv2.imwrite(str(tmp_path / "1.png"), frames(1)[0].permute(1, 2, 0).numpy())
+    for source, seconds in ((tmp_path, 2 / 4), (video, 12 / 4)):
+        done = segment_video(source, tmp_path / "new" / "out.mp4", 1, checkpoint, progress=False, fps=4)
+        with av.open(str(done.out)) as container:
+            assert container.duration / av.time_base == seconds
+            assert container.streams.video[0].average_rate == 4
+    with pytest.raises(DffError, match="-3 frames per second is no frame rate"):
+        segment_video(video, tmp_path / "out.mp4", 1, checkpoint, progress=False, fps=-3)
+
+
+def test_short_videos_and_long_intervals(checkpoint, video, tmp_path):
+    for count in (1, 2, 3):
+        short = write_video(tmp_path / f"{count}.mp4", frames(count))
+        done = segment_video(short, tmp_path / "out.mp4", checkpoint=checkpoint, progress=False)
+        assert (done.frames, done.key_frames, done.remarks) == (count, 1, ())
+    done = segment_video(video, tmp_path / "out.mp4", 13, checkpoint, progress=False)
+    assert done.key_frames == 1
+    assert done.remarks == (f"{video} has only 12 frames, fewer than the key-frame interval of 13: one key frame.",)
+
+
+def test_the_size_that_the_model_was_trained_at_is_the_default(model, video, tmp_path, monkeypatch):
+    checkpoint = save_checkpoint(tmp_path / "w.safetensors", model, SMALL, short_side=16)
+    seen, original = set(), stream.Engine.images
+    monkeypatch.setattr(stream.Engine, "images", lambda e, f: (seen.add(e.short_side), original(e, f))[1])
+    segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    segment_video(video, tmp_path / "out.mp4", 5, checkpoint, short_side=24, progress=False)
+    assert seen == {16, 24}
+
+
+def test_refusals(checkpoint, video, tmp_path, model):
+    flow_only = save_checkpoint(
+        tmp_path / "f.safetensors", model, SMALL, parts=("flow_source.",), stage="flow_detached"
+    )
+    for options, said in (
+        (dict(flow="raft"), "flow source 'raft'"),
+        (dict(interval=0), "interval is 0"),
+        (dict(checkpoint=flow_only), "flow network alone"),
+    ):
+        with pytest.raises(DffError, match=said):
+            segment_video(video, tmp_path / "out.mp4", **{"checkpoint": checkpoint, "progress": False, **options})
+    assert not (tmp_path / "out.mp4").exists()
+    assert stream.default_out("/some/where/clip.avi").name == "clip_dff.mp4"
+
+
+def test_nobody_decodes_any_more_when_an_error_is_told(tmp_path, checkpoint, monkeypatch):
+    """An error in the networks leaves the thread that decodes ahead in the middle of the file, which is then closed."""
+    video, reading = write_video(tmp_path / "long.mp4", frames(60)), []
+
+    def fails(engine, pictures, *_, **__):
+        held = iter(pictures)
+        next(held)
+        raise ZeroDivisionError
+        yield
+
+    def close(self, closed=video_module.VideoStream.close):
+        reading.extend(thread for thread in threading.enumerate() if thread.name == "ahead")
+        closed(self)
+
+    monkeypatch.setattr(stream, "predictions", fails)
+    monkeypatch.setattr(video_module.VideoStream, "close", close)
+    with pytest.raises(ZeroDivisionError):
+        segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
+    assert not reading and not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("mode", stream.MODES)
+@pytest.mark.parametrize("bad", [lambda x: x.float() / 255, lambda x: x[None], lambda x: x[:1], lambda x: x.numpy(),
+                                 lambda x: x[:, :16], lambda x: x[:, :, :20]])  # fmt: skip
+def test_a_frame_of_another_kind_is_refused_by_its_number(model, mode, bad):
+    pictures = frames(7)
+    for place in (4, 5):  # a key frame, and one that is none
+        found = []
+        with pytest.raises(DffError, match=f"frame {place} .*: give"):
+            given = pictures[:place] + [bad(pictures[place])]
+            iter_into(found, predictions(model, given, FixedInterval(4), mode=mode))
+        assert [result.index for result in found] == list(range(place))
+    engine = stream.Engine(model)
+    with pytest.raises(DffError, match="no key frame yet"):
+        engine.others(pictures[:1])
+    engine.key(pictures[0])
+    for call in (lambda: engine.others([pictures[1], bad(pictures[2])]), lambda: engine.others([bad(pictures[1])])):
+        with pytest.raises(DffError, match="a frame"):
+            call()
+
+
+def iter_into(found, results):
+    for result in results:
+        found.append(result)
+
+
+def test_a_batch_is_bounded_by_memory_and_labels_stay_the_same(model, monkeypatch):
+    engine = stream.Engine(model)
+    assert engine.most((256, 512)) == stream.MOST and engine.most((4320, 7680)) == 1
+    assert stream.Engine(model, 256).most((1080, 1920)) > engine.most((1080, 1920))
+    pictures, sizes, others = frames(9), [], stream.Engine.others
+    expected = [result.labels for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
+    monkeypatch.setattr(stream.Engine, "others", lambda self, batch: (sizes.append(len(batch)), others(self, batch))[1])
+    monkeypatch.setattr(stream, "BATCH_BYTES", 3 * 32 * 40 * (stream.LABEL_BYTES + stream.IMAGE_BYTES))
+    found = [result.labels for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
+    assert sizes == [3, 3, 2] and all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -1,0 +1,87 @@
+"""Feature networks: sizes round up, normalisation is inside, features are what the head expects."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dfflib.models.keyframe import FlowNetSegmenter, Normalise, ResidualSegmenter, segmentation_head
+
+torch.manual_seed(0)
+NETS = {"residual": ResidualSegmenter(8, (1, 2)).eval(), "flownet_s": FlowNetSegmenter(3, 0.03).eval()}
+
+
+def images(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=30)
+@given(name=st.sampled_from(list(NETS)), height=st.integers(4, 50), width=st.integers(4, 50))
+def test_sizes_round_up_at_stride_4(name, height, width):
+    net = NETS[name]
+    with torch.no_grad():
+        features = net(images(1, 3, height, width))
+    assert net.stride == 4
+    assert features.shape == (1, net.channels, math.ceil(height / 4), math.ceil(width / 4))
+
+
+def test_channels():
+    assert NETS["residual"].channels == 8 and ResidualSegmenter().channels == 64
+    assert NETS["flownet_s"].channels == 3, "the prototype propagates scores, one map per class"
+    assert sum(isinstance(m, nn.Conv2d) for m in ResidualSegmenter(8, (1, 2, 4)).modules()) == 2 + 2 * 3
+
+
+def test_residual_features_come_out_of_a_relu_and_scores_do_not():
+    with torch.no_grad():
+        features, scores = (NETS[n](images(2, 3, 40, 40)) for n in ("residual", "flownet_s"))
+    assert features.min() == 0 and features.max() > 0 and scores.min() < 0
+
+
+def test_normalisation_is_that_of_imagenet_per_channel():
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    white = Normalise()(torch.ones(1, 3, 2, 2))[0, :, 0, 0]
+    torch.testing.assert_close(white, torch.tensor([(1 - m) / s for m, s in zip(mean, std)]))
+    assert not Normalise().state_dict(), "constants are no weights"
+
+
+@pytest.mark.parametrize("name", list(NETS))
+def test_normalisation_is_inside(name):
+    net, seen = NETS[name], []
+    first = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
+    hook = first.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    frame = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
+    with torch.no_grad():
+        net(frame)
+    hook.remove()
+    assert seen[0].abs().max() < 1e-6, "the mean colour arrives as zero"
+
+
+def test_normalisation_moves_with_the_network():
+    assert NETS["residual"].normalise.mean.dtype == torch.float32
+    net = ResidualSegmenter(4, ()).double().eval()
+    assert net(images(1, 3, 8, 8).double()).dtype == torch.float64
+
+
+def test_a_residual_block_is_the_identity_where_its_branch_is_zero():
+    net = ResidualSegmenter(6, (2,)).eval()
+    block, x = net.blocks[0], images(1, 6, 5, 7)
+    nn.init.zeros_(block.conv2.weight)
+    torch.testing.assert_close(block(x), x)
+    assert block.conv1.dilation == block.conv1.padding == (2, 2)
+
+
+def test_head_is_one_1x1_convolution():
+    head = segmentation_head(8, 5)
+    assert type(head) is nn.Conv2d and head.weight.shape == (5, 8, 1, 1) and not head.bias.any()
+
+
+@pytest.mark.parametrize("name", list(NETS))
+def test_every_weight_learns(name):
+    torch.manual_seed(0)
+    net = ResidualSegmenter(8, (1, 2)) if name == "residual" else FlowNetSegmenter(2, 0.03)
+    out = net(images(2, 3, 64, 64))
+    (out * torch.randn(out.shape)).sum().backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []

@@ -1,0 +1,136 @@
+"""Recipes: every stage of every recipe trains, starts from what it says, and learns what it says."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from dfflib import profiles
+from dfflib.errors import DffError
+from dfflib.models import checkpoints
+from dfflib.models.build import build
+from dfflib.profiles import Profile
+from dfflib.training import recipes, train, trainer
+from dfflib.training.stages import PARTS, STAGES, for_stage
+
+SMALL = dict(num_classes=8, channels=8, flow_net="correlation", flow_width=0.25)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    steps = dict.fromkeys(STAGES, 2)
+    profile = Profile("tiny", "for tests", batch=2, max_interval=4, seeds=(0,), shapes_steps=steps)
+    monkeypatch.setitem(profiles.PROFILES, "tiny", profile)
+    monkeypatch.setattr(recipes, "SHAPES_SIZE", (32, 48))
+    monkeypatch.setitem(recipes.RECIPES, "shapes", replace(recipes.RECIPES["shapes"], model=SMALL))
+    monkeypatch.setattr(trainer, "VALIDATION_BATCHES", 1)
+
+
+def go(stage, folder, **options):
+    return train.train_stage(stage, "tiny", out_dir=str(folder), progress=False, recipe="shapes", **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return tmp_path_factory.mktemp("shapes")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_trains_on_shapes_and_learns_its_parts(trained, stage):
+    done = go(stage, trained)
+    assert done.checkpoint.name == f"shapes_{stage}_s0.safetensors" and done.checkpoint.is_file()
+    header = checkpoints.describe(done.checkpoint)[1]
+    assert "Shapes world, medium level" in header["data"]
+    now = checkpoints.load_weights(done.checkpoint)
+    assert now and all(name.startswith(PARTS.get(stage, ("",))) for name in now)
+    before = {}
+    for start in recipes.get("shapes").starts(stage):
+        before |= checkpoints.load_weights(train.ensure(start, "tiny", 0, str(trained), recipe="shapes"))
+    changed = {name for name in now if name in before and not torch.equal(now[name], before[name])}
+    frozen = {"flow_detached": ("feature_net.", "task_net."), "fix_flow": ("flow_source.",)}.get(stage, ("none",))
+    assert not any(name.startswith(frozen) for name in changed)
+    if stage == "joint":
+        assert any(name.startswith("feature_net.") for name in changed) and any(
+            name.startswith("flow_") for name in changed
+        )
+
+
+def test_the_number_of_worker_processes_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "WORTH_WORKERS", 10_000)
+    alone = go("keyframe", tmp_path / "alone", steps=3)
+    monkeypatch.setattr(trainer, "WORTH_WORKERS", 1)
+    helped = go("keyframe", tmp_path / "helped", steps=3)
+    one, other = checkpoints.load_weights(alone.checkpoint), checkpoints.load_weights(helped.checkpoint)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_batches_of_the_key_frame_stage_are_single_frames():
+    batch = recipes.get("shapes").batches("keyframe", "val", profiles.get("tiny")).batch(3, 0, 0)
+    assert batch.is_key.all() and torch.equal(batch.key, batch.current)
+    pairs = recipes.get("shapes").batches("joint", "train", profiles.get("tiny")).batch(16, 0, 0)
+    assert not pairs.is_key.all() and pairs.flow is not None
+
+
+def test_dis_takes_the_place_of_the_flow_network():
+    model = build(**SMALL)
+    assert for_stage(model, "joint") is model
+    assert type(for_stage(model, "dis").flow_source).__name__ == "DISFlow"
+
+
+def test_recipes_by_name():
+    assert recipes.get("threshold").prefix == "" and recipes.get("shapes").prefix == "shapes_"
+    assert recipes.get("shapes").starts("joint") == ("keyframe", "flow_pretrain")
+    with pytest.raises(DffError, match="no recipe 'coco': choose one of threshold, shapes"):
+        recipes.get("coco")
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.RECIPES if name.startswith("shapes_")])
+def test_variations_borrow_what_they_can_and_train_jointly(trained, monkeypatch, name):
+    small = {**recipes.get(name).model, "channels": 8 if "small" not in name else 4, "flow_width": 0.25}
+    for each in recipes.RECIPES.values():
+        if each.name in (name, *recipes.get(name).borrowed.values()) and each.name != "shapes":
+            narrow = small if each.name == name else {**each.model, **{k: small[k] for k in ("flow_width",)}}
+            narrow["channels"] = 4 if "small" in each.name else 8
+            monkeypatch.setitem(recipes.RECIPES, each.name, replace(each, model=narrow))
+    done = train.train_stage("joint", "tiny", out_dir=str(trained), progress=False, recipe=name)
+    assert done.checkpoint.name == f"{name}_joint_s0.safetensors"
+    config = checkpoints.describe(done.checkpoint)[0]
+    assert config == small
+    for stage, lender in recipes.get(name).borrowed.items():
+        assert recipes.get(lender).lender(stage) == lender, "nobody lends what is borrowed"
+        assert (trained / "checkpoints" / f"{lender}_{stage}_s0.safetensors").is_file()
+        assert not (trained / "checkpoints" / f"{name}_{stage}_s0.safetensors").exists()
+
+
+def camvid_copy(root, names):
+    """A copy of CamVid's training split in SegNet's layout, with labels that follow the file's number."""
+    for folder in ("train", "trainannot"):
+        (root / "CamVid" / folder).mkdir(parents=True)
+    for n, name in enumerate(names):
+        Image.new("RGB", (64, 48), (40 * n % 256, 90, 10)).save(root / "CamVid" / "train" / f"{name}.png")
+        Image.new("L", (64, 48), n % 11).save(root / "CamVid" / "trainannot" / f"{name}.png")
+
+
+def test_camvid_trains_key_frames_and_holds_a_tenth_back(tmp_path, monkeypatch):
+    camvid_copy(tmp_path, [f"0016E5_{n:05d}" for n in range(30, 30 * 21, 30)])
+    monkeypatch.setenv("DFFLIB_DATA", str(tmp_path))
+    tiny = replace(profiles.get("tiny"), short_side=48, crop=(32, 48))
+    monkeypatch.setitem(profiles.PROFILES, "tiny", tiny)
+    monkeypatch.setitem(recipes.RECIPES, "camvid", replace(recipes.get("camvid"), model={**SMALL, "num_classes": 11}))
+    parts = {part: recipes.get("camvid").batches("keyframe", part, tiny) for part in ("train", "val")}
+    assert len(parts["train"].frames) == 18 and len(parts["val"].frames) == 2
+    assert not set(parts["train"].frames) & set(parts["val"].frames)
+    batch = parts["train"].batch(3, 0, 0)
+    assert batch.is_key.all() and batch.labels.shape == (3, 32, 48)
+    done = train.train_stage("keyframe", "tiny", out_dir=str(tmp_path / "run"), progress=False, recipe="camvid")
+    assert done.checkpoint.name == "camvid_keyframe_s0.safetensors"
+    assert "CamVid" in checkpoints.describe(done.checkpoint)[1]["data"]
+
+
+def test_camvid_that_is_not_there_and_stages_that_it_cannot_train(tmp_path, monkeypatch):
+    monkeypatch.setenv("DFFLIB_DATA", str(tmp_path))
+    with pytest.raises(DffError, match=r"CamVid is missing .* set DFFLIB_DATA"):
+        recipes.get("camvid").batches("keyframe", "train", profiles.get("tiny"))
+    with pytest.raises(DffError, match="CamVid cannot train stage 'joint'"):
+        recipes.get("camvid").batches("joint", "train", profiles.get("tiny"))
