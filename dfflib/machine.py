@@ -38,13 +38,12 @@ def describe_device() -> str:
 
 def machine() -> dict[str, str]:
     """Processor, cores, memory, GPU, python and torch, in words; imports no torch."""
-    cores = cores()
     memory = "unknown"
     if {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(getattr(os, "sysconf_names", ())):
         memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     return {
         "Processor": _processor(),
-        "Cores": str(cores),
+        "Cores": str(cores()),
         "Memory": memory,
         "GPU": _gpu(),
         "Python": platform.python_version(),

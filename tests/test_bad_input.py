@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from test_stream import SMALL, frames, write_video
 
 from dfflib import limits, paths
 from dfflib.cli import main
@@ -20,6 +19,7 @@ from dfflib.models.build import build
 from dfflib.models.checkpoints import save_checkpoint
 from dfflib.paths import ROOT
 from dfflib.training import jobs  # noqa: F401  before work is barred
+from tests.inference.test_stream import SMALL, frames, write_video
 
 PRECIOUS = b"the result of last week"
 
@@ -126,7 +126,7 @@ def test_checkpoints(folder, tmp_path, name, said, command):
 
 
 def test_a_checkpoint_of_other_classes(folder, tmp_path, monkeypatch):
-    from test_evaluate import moving_square
+    from tests.evaluation.test_offsets import moving_square
 
     monkeypatch.setattr("dfflib.data.threshold.threshold_set", lambda *_: (moving_square(),))
     line = refused(folder, "evaluate", "--checkpoint", folder / "five.safetensors", "--out", tmp_path / "out.csv")

@@ -260,9 +260,11 @@ def test_a_wheel_has_its_data_and_says_what_needs_a_checkout(python, tmp_path):
     code = """
 import json, sys, dfflib
 light = "torch" not in sys.modules
-from dfflib import parameters, paths, publish, published, train
+from dfflib import paths
+from dfflib.training import train
+from dfflib.workbook import notebooks, publish, published
 said = []
-for refused in (lambda: publish.publish("laptop"), parameters.find_notebooks):
+for refused in (lambda: publish.publish("laptop"), notebooks.find_notebooks):
     try:
         refused()
     except dfflib.DffError as error:

@@ -178,8 +178,8 @@ def bench(
         progress: show a bar.
 
     Returns:
-        Tidy rows. Methods ``FlowNet`` and so on: metrics as in `dfflib.evaluation.timing.parts` and `painting_ms`, ``fps`` for each
-        interval (whole pipeline, decoding and writing included), ``speedup_measured`` (fps over fps at l = 1) and
+        Tidy rows. Methods ``FlowNet`` and so on: metrics as in `dfflib.evaluation.timing.parts` and `painting_ms`, ``fps``
+        for each interval (whole pipeline, decoding and writing included), ``speedup_measured`` (fps over fps at l = 1) and
         ``speedup_predicted`` (eq. 7, from ``key`` and ``non-key``).
         Methods ``decode``; ``warp (shape)``; the alternatives, metric ``frame``.
 

@@ -5,8 +5,8 @@ fine, as in PWC-Net (Sun et al., CVPR 2018), what the coarser level found is tak
 
 1. strides 16 and 8: *correlation*. Features are compared with those of the key frame in a small window (FlowNetC, Dosovitskiy
    et al., ICCV 2015); the mean shift of the matches, weighted by how good they are, is a guess of large motions.
-2. strides 16, 8 and 4, in rounds: *gradients*. Least squares in windows of two sizes (`dfflib.flow.lucas_kanade`) give two guesses
-   of what is left; the network blends them with the flow that it has, and adds a correction.
+2. strides 16, 8 and 4, in rounds: *gradients*. Least squares in windows of two sizes (`dfflib.flow.lucas_kanade`) give two
+   guesses of what is left; the network blends them with the flow that it has, and adds a correction.
 3. stride 1: every pixel takes a mean of the nine cells around it, with weights that the network gives (RAFT, Teed and Deng,
    ECCV 2020). Bilinear weights would smear the outlines of what moves, by a cell to either side.
 

@@ -11,8 +11,8 @@ stage              starts from                                 learns           
 ``dis``            N of ``keyframe``                           N_feat, N_task, through DIS flow (ours)     cross-entropy on I_i
 =================  ==========================================  ==========================================  =====================
 
-What a joint stage starts from is a recipe's choice (`dfflib.training.recipes`). *Separate* in the paper's Table 3 is ``keyframe`` and
-``flow_pretrain`` put together, without any further training.
+What a joint stage starts from is a recipe's choice (`dfflib.training.recipes`). *Separate* in the paper's Table 3 is
+``keyframe`` and ``flow_pretrain`` put together, without any further training.
 """
 
 import torch.nn.functional as F

@@ -1,7 +1,7 @@
 """What the Deep Feature Flow paper claims, its numbers and ours side by side, and a verdict by a rule stated beside it.
 
-Published numbers stand in ``data/published/*.csv``, each once, and are read from there (`dfflib.workbook.published`); this file holds
-none. Ours are read from a folder of tidy result files (`dfflib.results.COLUMNS`), which notebooks
+Published numbers stand in ``data/published/*.csv``, each once, and are read from there (`dfflib.workbook.published`); this
+file holds none. Ours are read from a folder of tidy result files (`dfflib.results.COLUMNS`), which notebooks
 07 and 08 write:
 
 ================== =====================================================================================================

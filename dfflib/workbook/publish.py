@@ -1,7 +1,8 @@
 """From a finished run to what the repository shows: checkpoints, result files, figures, and the tables of the README.
 
 No number in the README is typed: between two markers stands what `TABLES` makes of ``figures/results/*.csv``, and a test
-compares the two. Everything is checked first (`dfflib.workbook.evidence`) and made beside; then all of it takes its place, or nothing.
+compares the two. Everything is checked first (`dfflib.workbook.evidence`) and made beside; then all of it takes its place,
+or nothing.
 """
 
 import filecmp
@@ -50,7 +51,8 @@ def publish(profile: str, out_dir: str | os.PathLike = "") -> list[Path]:
         The files that are new or have changed.
 
     Raises:
-        DffError: something in the run does not prove what it would be published as (`dfflib.workbook.evidence`), or a file cannot be
+        DffError: something in the run does not prove what it would be published as (`dfflib.workbook.evidence`), or a file
+        cannot be
             written. The repository is as it was.
     """
     need_checkout("publish")

@@ -137,12 +137,13 @@ def _unreadable(notebooks: list[Path]) -> dict[Path, str]:
 
 def _digest_of_code() -> str:
     """What every notebook depends on: the library's source, the shipped checkpoints, python and torch."""
-    package = Path(__file__).resolve().parent
-    files = sorted(package.rglob("*.py")) + sorted(paths.CHECKPOINTS.glob("*.safetensors"))
+    package = Path(__file__).resolve().parents[1]
+    files = {str(file.relative_to(package)): file for file in sorted(package.rglob("*.py"))}
+    files |= {file.name: file for file in sorted(paths.CHECKPOINTS.glob("*.safetensors"))}
     digest = hashlib.sha256(json.dumps(_versions()).encode())
-    for file in files:
+    for name, file in files.items():
         content = file.read_bytes()
-        digest.update(f"{file.name} {len(content)} {hashlib.sha256(content).hexdigest()}\n".encode())
+        digest.update(f"{name} {len(content)} {hashlib.sha256(content).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

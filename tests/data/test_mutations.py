@@ -9,17 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_camvid
-import test_davis
-import test_flow_sets
-import test_imagenet_vid
 import torch
-from test_flow_sets import SIZE, constant, kitti, write_kitti_flow
 from torchvision.datasets._optical_flow import _read_16bits_png_with_flow_and_valid_mask as torchvision_reads
 
 from dfflib.data import camvid, davis, imagenet_vid
 from dfflib.data.optical_flow import FlowPairs
 from dfflib.errors import DffError
+from tests.data import test_camvid, test_davis, test_imagenet_vid, test_optical_flow
+from tests.data.test_optical_flow import SIZE, constant, kitti, write_kitti_flow
 
 
 def mutated(data: bytes, seed: int) -> bytes:
@@ -90,8 +87,9 @@ def kitti_flow(root: Path) -> None:
 
 
 def test_kitti_flow_in_a_process_of_its_own(tmp_path):
-    here = Path(__file__).parent
-    code = f"import sys; sys.path[:0] = [{str(here)!r}]; import pathlib, test_mutations as t; t.kitti_flow(pathlib.Path('.'))"
+    here = Path(__file__).parents[2]
+    code = f"import sys, pathlib; sys.path.insert(0, {str(here)!r}); from tests.data import test_mutations as t;"
+    code += "t.kitti_flow(pathlib.Path('.'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -106,8 +104,8 @@ def test_kitti_flow_has_the_values_that_torchvision_reads(tmp_path):
 
 
 def test_flo_files_and_their_listing(tmp_path):
-    folder = test_flow_sets.chairs(tmp_path)
-    test_flow_sets.write_flo(folder / "data/00001_flow.flo", constant((1, 2)))
+    folder = test_optical_flow.chairs(tmp_path)
+    test_optical_flow.write_flo(folder / "data/00001_flow.flo", constant((1, 2)))
     pairs = FlowPairs("flyingchairs", tmp_path)
     # a .flo file has no checksum: any values may come out, but of the right shape and finite
     right = lambda found, expected: found["flow"].shape == expected["flow"].shape and found["flow"].isfinite().all()  # noqa: E731

@@ -217,7 +217,7 @@ class Plain:
 
 SCRIPT = """
 import sys
-import test_pairs as t
+from tests.data import test_pairs as t
 from dfflib.data.pairs import Steps
 class Mine(t.Plain):
     pass
@@ -231,10 +231,9 @@ def test_processes_need_no_main_guard(tmp_path, piped):
     """Nor do sources of classes of the script, which are asked in place."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
-    path = os.pathsep.join([os.path.dirname(__file__), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-" if piped else str(script)], input=SCRIPT if piped else None, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": path}, timeout=100, encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=100, encoding="utf-8",
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "[10, 11, 12]\n" * 2), done.stderr
 

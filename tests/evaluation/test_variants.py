@@ -27,7 +27,7 @@ def tiny(monkeypatch):
         "tiny", "for tests", batch=2, max_interval=4, seeds=(0,), clips=3, shapes_steps=dict.fromkeys(STAGES, 2)
     )
     monkeypatch.setitem(profiles.PROFILES, "tiny", profile)
-    for module in (recipes, study):
+    for module in (recipes, variants):
         monkeypatch.setattr(module, "SHAPES_SIZE", (32, 48))
     monkeypatch.setitem(recipes.RECIPES, "shapes", replace(recipes.RECIPES["shapes"], model=SMALL))
     monkeypatch.setattr(trainer, "VALIDATION_BATCHES", 1)

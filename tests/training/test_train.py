@@ -21,6 +21,7 @@ from dfflib.errors import DffError
 from dfflib.locks import held_stage
 from dfflib.models import checkpoints
 from dfflib.models.build import build
+from dfflib.paths import ROOT
 from dfflib.profiles import Profile
 from dfflib.training import recipes, stages, train, trainer
 
@@ -458,33 +459,32 @@ def test_loss_goes_down(tmp_path, monkeypatch):
 
 DRIVER = """
 import sys
-sys.path[:0] = [{tests!r}, {root!r}]
+sys.path.insert(0, {root!r})
 from dataclasses import replace
-import torch, test_train as t
-from dfflib import profiles, recipes, train
+import torch
+from dfflib import profiles
+from dfflib.training import recipes, trainer
+from tests.training import test_train as t
 from dfflib.cli import main
 profiles.PROFILES["tiny"] = t.tiny_profile(steps=60)
 clip = t.moving_clip()
 recipes.threshold_set = lambda part, short_side: (clip,)
 recipes.RECIPES["threshold"] = replace(recipes.RECIPES["threshold"], model=t.SMALL)
-train.SAVE_EVERY, train.VALIDATE_EVERY = 1000, 1000
-shown = train._Trainer._one_step
+trainer.SAVE_EVERY, trainer.VALIDATE_EVERY = 1000, 1000
+shown = trainer._Trainer._one_step
 def one_step(self):
     if self.step == 3:
         print("running", flush=True)
     return shown(self)
-train._Trainer._one_step = one_step
+trainer._Trainer._one_step = one_step
 main(["train", "keyframe", "--profile", "tiny", "--out-dir", {out!r}, *sys.argv[1:]])
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 def test_sigterm_at_the_command_line_leaves_a_state_that_continues(tmp_path):
-    tests = os.path.dirname(__file__)
     driver = tmp_path / "driver.py"
-    driver.write_text(
-        DRIVER.format(tests=tests, root=os.path.dirname(tests), out=str(tmp_path / "run")), encoding="utf-8"
-    )
+    driver.write_text(DRIVER.format(root=str(ROOT), out=str(tmp_path / "run")), encoding="utf-8")
     command = [sys.executable, str(driver)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     assert "running" in process.stdout.readline()

@@ -275,7 +275,7 @@ def test_a_page_of_another_encoding_is_written_whole(tmp_path):
     rewrite(run, "results/03_keyframe.csv", lambda rows: rows.assign(value=rows.value / 2))
     before = files_of(repo)
     code = (
-        "from pathlib import Path; from dfflib import publish as p; import sys; repo = Path(sys.argv[1]); "
+        "from pathlib import Path; from dfflib.workbook import publish as p; import sys; repo = Path(sys.argv[1]); "
         "p.README = repo / 'README.md'; "
         "p.FIGURES, p.CHECKPOINTS = repo / 'figures', repo / 'checkpoints'; print(p.publish('laptop', sys.argv[2]))"
     )

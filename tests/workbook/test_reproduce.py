@@ -148,7 +148,7 @@ def test_what_is_done_is_skipped_until_something_changes(run, tmp_path, monkeypa
     assert again() and not again()
     package = tmp_path / "dfflib"
     (package / "data").mkdir(parents=True)
-    monkeypatch.setattr("dfflib.workbook.reproduce.__file__", str(package / "reproduce.py"))
+    monkeypatch.setattr("dfflib.workbook.reproduce.__file__", str(package / "workbook" / "reproduce.py"))
     assert again() and not again()
     (package / "data" / "new.py").write_text("# source", encoding="utf-8")
     assert again() and not again()

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 
 from dfflib.data.clips import agreed_rate
-from dfflib.data.video.decoders import open_container, stated_rate
+from dfflib.data.video.container import open_container, stated_rate
 
 SHORTEST = 1e-6  # seconds between two frames; less is rounding
 LONGEST = 30 * 3600.0

@@ -24,9 +24,7 @@ from torch import Tensor
 
 from dfflib.data.clips import Clip, LazyStack
 from dfflib.data.video.clock import Clock, shown_at, shown_for, stream_clock
-from dfflib.data.video.decoders import (  # fmt: skip
-    AvFrames,
-    DecordFrames,
+from dfflib.data.video.container import (
     decode_in_order,
     no_frames,
     open_container,
@@ -37,6 +35,7 @@ from dfflib.data.video.decoders import (  # fmt: skip
     states_its_end,
     upright,
 )
+from dfflib.data.video.decoders import AvFrames, DecordFrames
 from dfflib.data.video.image_folder import ImageFolder
 from dfflib.data.video.writer import VideoWriter
 from dfflib.errors import DffError

@@ -23,7 +23,7 @@ from dfflib.warp import compose, in_view, warp
 
 CLEAN = replace(MEDIUM, noise=0.0, light=0.0, blur=0.0)  # what differs between frames is motion alone
 STILL = replace(CLEAN, speed=0.0, camera=0.0, turn=0.0, growth=0.0, bend=0.0)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SEEDS = (3, 1_000_004, 2_000_005, 2_000_011)
 
 

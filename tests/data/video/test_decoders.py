@@ -8,11 +8,11 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from test_video import HEIGHT, WIDTH, film, folder, number_of, picture, truth  # noqa: F401
 
 from dfflib.data.video import open_video, read_stream, reader
 from dfflib.data.video.decoders import AvFrames, DecordFrames
 from dfflib.data.video.orientation import EXIF, turned
+from tests.data.video.test_reader import HEIGHT, WIDTH, film, folder, number_of, picture, truth  # noqa: F401
 
 COUNT = 30
 X264 = "keyint=12:min-keyint=12:scenecut=0:b-adapt=0:bframes="
