@@ -42,7 +42,7 @@ def class_frequencies(clips: Iterable[Clip], step: int = 1) -> pd.DataFrame:
 def dis_motion(clip: Clip, i: int, k: int) -> Tensor:
     """DIS flow from frame i to frame k at full size, ``(2, H, W)`` in pixels."""
     key, current = pair_frames(clip, k, i)
-    return DISFlow("medium")(current, key, clip.size)[0][0]
+    return DISFlow("medium")(key, current, clip.size)[0][0]
 
 
 def exact_motion(clip: Clip, i: int, k: int) -> Tensor:

@@ -100,4 +100,4 @@ def _flow(source: nn.Module, clip: Clip, i: int, k: int) -> Tensor:
     if isinstance(source, ExactFlow):
         return source.at(clip, i, [k]).image_flow()
     key, current = pair_frames(clip, k, i)
-    return source.image_flow(current, key)
+    return source.image_flow(key, current)

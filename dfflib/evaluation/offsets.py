@@ -141,7 +141,7 @@ def _propagated(model, source, features, window, size, frame, estimates) -> Tens
     root = source.root
     if id(root) not in estimates:
         current = window[:1].expand(len(window) - 1, -1, -1, -1)
-        estimates[id(root)] = root(current, window[1:], tuple(features.shape[-2:]))
+        estimates[id(root)] = root(window[1:], current, tuple(features.shape[-2:]))
     flow, scale = source.kept(*estimates[id(root)])
     return torch.cat((frame, model.predict(model.move(features[1:], flow, scale), size).argmax(1).cpu()))
 

@@ -79,15 +79,15 @@ def parts(engine: Engine, frames: list[Tensor], repeats: int = 9) -> dict[str, f
     with torch.inference_mode(), autocast(engine.device, engine.precision):
         engine.key(frames[0])
         image, images = engine.images(frames[:1]), engine.images(others)
-        features, memory = network.extract(image), network.flow_source.remember(image)
+        features, encoded = network.extract(image), network.flow_source.encode_key(image)
         cells = tuple(features.shape[-2:])
-        flow, scale = network.flow_source.follow(memory, images, cells)
+        flow, scale = network.flow_source.estimate(encoded, images, cells)
         moved, coarse = network.move(features, flow, scale), Engine(network, labels="coarse")
         calls: dict[str, tuple[Callable[[], object], int]] = {
             "image": (lambda: engine.images(others), count),
             "N_feat": (lambda: network.extract(image), 1),
-            "remember": (lambda: network.flow_source.remember(image), 1),
-            "F": (lambda: network.flow_source.follow(memory, images, cells), count),
+            "remember": (lambda: network.flow_source.encode_key(image), 1),
+            "F": (lambda: network.flow_source.estimate(encoded, images, cells), count),
             "W": (lambda: network.move(features, flow, scale), count),
             "N_task": (lambda: engine.label(moved, size), count),
             "N_task, coarse": (lambda: coarse.label(moved, size), count),

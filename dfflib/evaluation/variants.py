@@ -183,7 +183,7 @@ def flow_errors(
         items = [torch.utils.data.default_collate([data[n]]) for n in range(pairs)]
         batches = [as_batch(item) for item in items]
         for name, estimate in methods.items():
-            errors = [_errors(estimate(batch.current, batch.key), item) for batch, item in zip(batches, items)]
+            errors = [_errors(estimate(batch.key, batch.current), item) for batch, item in zip(batches, items)]
             for metric, value in zip(("epe", "epe_visible"), torch.tensor(errors).nanmean(0).tolist()):
                 rows.append({"method": name, "offset": offset, "metric": metric, "value": value, "unit": "px"})
     return tidy(pd.DataFrame(rows), "04_flow_errors", "shapes/medium/test", seed=seed)
@@ -209,8 +209,8 @@ def ways_to_warp(
         frames = clip.frames[:interval].flip(0) / 255  # frame d lies d frames before the last
         features = model.extract(frames.contiguous(memory_format=torch.channels_last))
         size, last = tuple(features.shape[-2:]), frames[:1].expand(interval - 1, -1, -1, -1)
-        direct = torch.cat((torch.zeros(1, 2, *size), model.flow_source(last, frames[1:], size)[0]))
-        steps = model.flow_source(frames[:-1], frames[1:], size)[0]  # step d: from frame d to frame d + 1
+        direct = torch.cat((torch.zeros(1, 2, *size), model.flow_source(frames[1:], last, size)[0]))
+        steps = model.flow_source(frames[1:], frames[:-1], size)[0]  # step d: from frame d to frame d + 1
         chain, stepped = direct[:1], features[interval - 1 :]
         for d in range(1, interval):
             chain = torch.cat((chain, compose(chain[-1:], steps[d - 1 : d])))

@@ -81,15 +81,15 @@ class CorrelationFlowNet(nn.Module):
         """
         frames = torch.cat(x.chunk(2, dim=1))  # one pass through the encoder for both frames
         current, key = zip(*(maps.chunk(2) for maps in self._encode(frames)))
-        return self._estimate(current, key)
+        return self._estimate(key, current)
 
-    def remember(self, key: Tensor) -> tuple[Tensor, ...]:
+    def encode_key(self, key: Tensor) -> tuple[Tensor, ...]:
         """All that the key frames ``(N, 3, H, W)`` alone give: themselves, and their features at every stride."""
         return self._encode(key)
 
-    def follow(self, memory: tuple[Tensor, ...], current: Tensor) -> tuple[list[Tensor], Tensor]:
-        """As ``forward`` of both frames together, from what `remember` gave for the key frame (or one for all)."""
-        return self._estimate(self._encode(current), memory)
+    def estimate(self, encoded: tuple[Tensor, ...], current: Tensor) -> tuple[list[Tensor], Tensor]:
+        """As ``forward`` of both frames together, from what `encode_key` gave for the key frame (or one for all)."""
+        return self._estimate(encoded, self._encode(current))
 
     def _encode(self, frames: Tensor) -> tuple[Tensor, ...]:
         """The frames themselves, and their features at strides 2, 4, 8 and 16."""
@@ -98,7 +98,7 @@ class CorrelationFlowNet(nn.Module):
             pyramid.append(stage(pyramid[-1]))
         return tuple(pyramid)
 
-    def _estimate(self, currents: Sequence[Tensor], keys: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _estimate(self, keys: Sequence[Tensor], currents: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         predictions, hidden, flow, size = [], None, None, currents[0].shape[-2:]
         for level, stride in enumerate(self.STRIDES):
             current, key = currents[-1 - level], keys[-1 - level]
@@ -109,14 +109,14 @@ class CorrelationFlowNet(nn.Module):
             else:
                 flow, seen = current.new_zeros(len(current), 2, *current.shape[-2:]), [current]
             if level < len(self.sharpness):
-                alike = correlation(_standard(current), _standard(warp(key, flow, "border")), self.radius)
+                alike = correlation(_standard(warp(key, flow, "border")), _standard(current), self.radius)
                 seen.append(alike * self.sharpness[level])
                 flow = flow + expected_shift(seen[-1], self.radius)
             context = self.compare[level](torch.cat(seen, dim=1))
             pixel = stride // CELL  # a cell of this level is 4x4 pixels of these pictures
             pictures = [
                 F.avg_pool2d(frames[0], pixel, ceil_mode=True) if pixel > 1 else frames[0]
-                for frames in (currents, keys)
+                for frames in (keys, currents)
             ]
             for _ in range(self.ROUNDS[level]):
                 fits, trust = fit(*pictures, flow * CELL, self.WINDOWS)
@@ -130,11 +130,11 @@ class CorrelationFlowNet(nn.Module):
         return predictions, hidden
 
 
-def correlation(current: Tensor, key: Tensor, radius: int) -> Tensor:
+def correlation(key: Tensor, current: Tensor, radius: int) -> Tensor:
     """How alike each feature of the current frame is to those around the same place in the key frame.
 
     Args:
-        current, key: ``(N, C, H, W)``.
+        key, current: ``(N, C, H, W)``.
         radius: R.
 
     Returns:

@@ -82,7 +82,7 @@ class FlowNetS(nn.Module):
         """
         return self._from_first(self.get_submodule(self.ENCODER[0][0])(x))
 
-    def remember(self, key: Tensor) -> Tensor:
+    def encode_key(self, key: Tensor) -> Tensor:
         """What the key frame alone gives to the first layer: a convolution of both frames is a sum of one for each.
 
         Args:
@@ -94,11 +94,11 @@ class FlowNetS(nn.Module):
         first = self.conv1[0]
         return F.conv2d(key, first.weight[:, key.shape[1] :], None, first.stride, first.padding)
 
-    def follow(self, memory: Tensor, current: Tensor) -> tuple[list[Tensor], Tensor]:
-        """As ``forward`` of both frames together, from what `remember` gave for the key frame (or one for all)."""
+    def estimate(self, encoded: Tensor, current: Tensor) -> tuple[list[Tensor], Tensor]:
+        """As ``forward`` of both frames together, from what `encode_key` gave for the key frame (or one for all)."""
         first = self.conv1[0]
         x = F.conv2d(current, first.weight[:, : current.shape[1]], first.bias, first.stride, first.padding)
-        return self._from_first(F.leaky_relu(x + memory, NEGATIVE_SLOPE))
+        return self._from_first(F.leaky_relu(x + encoded, NEGATIVE_SLOPE))
 
     def _from_first(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """The rest of ``forward``, from the output of the first layer on."""

@@ -21,11 +21,11 @@ PRIOR = 0.01  # weight of the present flow in every window: what is kept where t
 CELL = 4  # pixels of a cell, each way
 
 
-def fit(current: Tensor, key: Tensor, flow: Tensor, windows: tuple[int, ...]) -> tuple[list[Tensor], Tensor]:
+def fit(key: Tensor, current: Tensor, flow: Tensor, windows: tuple[int, ...]) -> tuple[list[Tensor], Tensor]:
     """Flow that explains the change from key to current best, in windows of several sizes around every cell of 4x4 pixels.
 
     Args:
-        current, key: ``(N, C, H, W)``, colours of range 1.
+        key, current: ``(N, C, H, W)``, colours of range 1.
         flow: present flow, ``(N, 2, ceil(H/4), ceil(W/4))`` in pixels. A gradient passes through it as through a filter that
             the pictures steer.
         windows: sides of the windows, in cells, odd.

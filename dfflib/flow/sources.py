@@ -1,12 +1,12 @@
 """Where the flow comes from: flow networks as Deep Feature Flow uses them, and sources without one.
 
-Every source is called as ``source(current, key, size) -> (flow, scale)``: two image batches ``(N, 3, H, W)`` in [0, 1] and
+Every source is called as ``source(key, current, size) -> (flow, scale)``: two image batches ``(N, 3, H, W)`` in [0, 1] and
 the feature map's ``(h, w)``; the flow ``(N, 2, h, w)`` runs from the current frame to the key frame in feature cells, the
 scale field is ``(N, C, h, w)``, or None where there is nothing to learn. So any source fits the same place in
 ``DeepFeatureFlow``, and an ablation is a change of one argument.
 
-A key frame is asked about many times, so a call is two steps: ``memory = source.remember(key)`` once an interval, and
-``source.follow(memory, current, size)`` for every other frame.
+A key frame is asked about many times, so a call is two steps: ``encoded = source.encode_key(key)`` once an interval, and
+``source.estimate(encoded, current, size)`` for every other frame.
 """
 
 import cv2
@@ -20,25 +20,25 @@ from dfflib.warp import resample, resize_flow
 
 
 class FlowSource(nn.Module):
-    """What every source of flow answers to. One that has nothing to compute from the key frame alone remembers the frame."""
+    """What every source of flow answers to. One that has nothing to compute from the key frame alone keeps the frame."""
 
-    def remember(self, key: Tensor):
+    def encode_key(self, key: Tensor):
         """All that can be computed from the key frame ``(N, 3, H, W)`` alone, once an interval."""
         return key
 
-    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def estimate(self, encoded, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """Flow from current frames to the key frame, and the scale field; see ``forward``.
 
         Args:
-            memory: from `remember`, of a key frame for each current frame or of one for all.
+            encoded: from `encode_key`, of a key frame for each current frame or of one for all.
             current: ``(N, 3, H, W)``.
             size: ``(h, w)`` of the feature map.
         """
         raise NotImplementedError
 
-    def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def forward(self, key: Tensor, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``."""
-        return self.follow(self.remember(key), current, size)
+        return self.estimate(self.encode_key(key), current, size)
 
     @property
     def root(self) -> "FlowSource":
@@ -83,12 +83,12 @@ class FlowNetwork(FlowSource):
         """Feature cells per unit of the net's prediction (paper: 2.5)."""
         return FLOW_UNIT * self.input_stride / self.feature_stride
 
-    def predictions(self, current: Tensor, key: Tensor) -> tuple[list[Tensor], Tensor]:
+    def predictions(self, key: Tensor, current: Tensor) -> tuple[list[Tensor], Tensor]:
         """Flow at every level of the decoder, coarse to fine, each in **pixels of its own grid**; and the decoder's last map.
 
         The loss of flow pre-training compares all levels with the true flow.
         """
-        levels, decoder = self._units(current, key)
+        levels, decoder = self._units(key, current)
         return [level * (FLOW_UNIT / stride) for level, stride in zip(levels, self.net.strides, strict=True)], decoder
 
     def _prepared(self, image: Tensor) -> Tensor:
@@ -96,25 +96,25 @@ class FlowNetwork(FlowSource):
         image = image - 0.45
         return F.avg_pool2d(image, self.input_stride, ceil_mode=True) if self.input_stride > 1 else image
 
-    def _units(self, current: Tensor, key: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _units(self, key: Tensor, current: Tensor) -> tuple[list[Tensor], Tensor]:
         return self.net(self._prepared(torch.cat((current, key), dim=1)))
 
-    def image_flow(self, current: Tensor, key: Tensor) -> Tensor:
+    def image_flow(self, key: Tensor, current: Tensor) -> Tensor:
         """Flow at image size, in pixels, ``(N, 2, H, W)``."""
-        levels, _ = self._units(current, key)
+        levels, _ = self._units(key, current)
         return resample(levels[-1], tuple(current.shape[-2:])) * (FLOW_UNIT * self.input_stride)
 
-    def remember(self, key: Tensor):
+    def encode_key(self, key: Tensor):
         """What the net computes from the key frame alone."""
-        return self.net.remember(self._prepared(key))
+        return self.net.encode_key(self._prepared(key))
 
-    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-        """Flow and scale field of current frames by a remembered key frame."""
-        return self._at(self.net.follow(memory, self._prepared(current)), size)
+    def estimate(self, encoded, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Flow and scale field of current frames from an encoded key frame."""
+        return self._at(self.net.estimate(encoded, self._prepared(current)), size)
 
-    def forward(self, current: Tensor, key: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def forward(self, key: Tensor, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``."""
-        return self._at(self._units(current, key), size)  # one pass for both frames: in training that is the faster way
+        return self._at(self._units(key, current), size)  # one pass for both frames: in training that is the faster way
 
     def _at(self, found: tuple[list[Tensor], Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """The net's answer on the feature grid.
@@ -134,11 +134,11 @@ class FlowNetwork(FlowSource):
 class ZeroFlow(FlowSource):
     """No motion: the key frame's features are copied as they are. The baseline that any flow has to beat."""
 
-    def image_flow(self, current: Tensor, key: Tensor) -> Tensor:
+    def image_flow(self, key: Tensor, current: Tensor) -> Tensor:
         """Zeros ``(N, 2, H, W)``."""
         return current.new_zeros(current.shape[0], 2, *current.shape[-2:])
 
-    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+    def estimate(self, encoded, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
         """Zeros ``(N, 2, h, w)``."""
         return current.new_zeros(current.shape[0], 2, *size), None
 
@@ -169,11 +169,11 @@ class ExactFlow(FlowSource):
         self._flow = flows
         return self
 
-    def image_flow(self, current: Tensor | None = None, key: Tensor | None = None) -> Tensor:
+    def image_flow(self, key: Tensor | None = None, current: Tensor | None = None) -> Tensor:
         """Flow at image size, in pixels, ``(N, 2, H, W)``, of the frames named last; the images are not looked at."""
         return self._flow
 
-    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+    def estimate(self, encoded, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
         """Flow ``(N, 2, h, w)`` in feature cells."""
         flow = self._flow.to(current)
         cells = flow.new_tensor([size[1] / flow.shape[-1], size[0] / flow.shape[-2]]).view(1, 2, 1, 1)
@@ -193,13 +193,13 @@ class Ablated(FlowSource):
         super().__init__()
         self.source, self.keep_flow, self.keep_scale = source, flow, scale
 
-    def remember(self, key: Tensor):
-        """What the source remembers."""
-        return self.root.remember(key)
+    def encode_key(self, key: Tensor):
+        """What the source computes from the key frame."""
+        return self.root.encode_key(key)
 
-    def follow(self, memory, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def estimate(self, encoded, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """What is kept of the source's flow and scale."""
-        return self.kept(*self.root.follow(memory, current, size))
+        return self.kept(*self.root.estimate(encoded, current, size))
 
     @property
     def root(self) -> FlowSource:
@@ -233,17 +233,17 @@ class DISFlow(FlowSource):
         self.preset, self.input_stride = preset, input_stride
         self._dis = None  # made when first used: the OpenCV object cannot be copied or pickled
 
-    def image_flow(self, current: Tensor, key: Tensor) -> Tensor:
+    def image_flow(self, key: Tensor, current: Tensor) -> Tensor:
         """Flow from current to key at image size, in pixels, ``(N, 2, H, W)``."""
-        return self._flow(self.remember(key), current, tuple(current.shape[-2:]))
+        return self._flow(self.encode_key(key), current, tuple(current.shape[-2:]))
 
-    def remember(self, key: Tensor) -> list[np.ndarray]:
+    def encode_key(self, key: Tensor) -> list[np.ndarray]:
         """The key frames in grey, as OpenCV takes them."""
         return self._grey(key)
 
-    def follow(self, memory: list[np.ndarray], current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+    def estimate(self, encoded: list[np.ndarray], current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
         """Flow ``(N, 2, h, w)`` in feature cells."""
-        return self._flow(memory, current, size).to(current.dtype), None
+        return self._flow(encoded, current, size).to(current.dtype), None
 
     def _flow(self, keys: list[np.ndarray], current: Tensor, size: tuple[int, int]) -> Tensor:
         """Flow on a grid of the given size, in its cells."""

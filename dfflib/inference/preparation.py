@@ -40,7 +40,7 @@ def prepare(model: DeepFeatureFlow, device: str | torch.device | None = None, co
     if compile:
         ready.feature_net.forward = _compiled(ready.feature_net)
         if hasattr(ready.flow_source, "net"):
-            ready.flow_source.net.follow = _compiled(ready.flow_source.net, "follow")
+            ready.flow_source.net.estimate = _compiled(ready.flow_source.net, "estimate")
     return ready
 
 

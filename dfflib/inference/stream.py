@@ -101,17 +101,17 @@ class Engine:
         self.device = next(model.parameters()).device
         self.precision = precision
         autocast(self.device, precision)  # refuses what it does not know
-        self._features = self._memory = self._shape = None
+        self._features = self._encoded = self._shape = None
 
     @torch.inference_mode()
     def key(self, frame: Tensor) -> Tensor:
-        """Labels ``(H, W)`` of a key frame ``(3, H, W)`` uint8, which is remembered."""
+        """Labels ``(H, W)`` of a key frame ``(3, H, W)`` uint8, which the next frames are propagated from."""
         check_frame(frame, "the key frame")
         self._shape = frame.shape
         with autocast(self.device, self.precision):
             image = self.images([frame])
             self._features = self.model.extract(image)
-            self._memory = self.model.flow_source.remember(image)
+            self._encoded = self.model.flow_source.encode_key(image)
             return self.label(self._features, tuple(frame.shape[-2:]))[0]
 
     @torch.inference_mode()
@@ -122,8 +122,8 @@ class Engine:
         for frame in frames:
             check_frame(frame, "a frame", self._shape)
         with autocast(self.device, self.precision):
-            flow, scale = self.model.flow_source.follow(
-                self._memory, self.images(frames), tuple(self._features.shape[-2:])
+            flow, scale = self.model.flow_source.estimate(
+                self._encoded, self.images(frames), tuple(self._features.shape[-2:])
             )
             return self.label(self.model.move(self._features, flow, scale), tuple(frames[0].shape[-2:]))
 

@@ -24,7 +24,7 @@ class DeepFeatureFlow(nn.Module):
         feature_net: N_feat, images ``(N, 3, H, W)`` -> features ``(N, C, h, w)``; has ``stride`` and ``channels``, and
             ``finish`` if some of its layers belong to N_task.
         task_net: N_task, features -> class scores ``(N, classes, h, w)``.
-        flow_source: F and S, ``(current, key, (h, w)) -> (flow, scale or None)``: see ``dfflib.flow``.
+        flow_source: F and S, ``(key, current, (h, w)) -> (flow, scale or None)``: see ``dfflib.flow``.
         padding_mode: what the warp finds outside the map; ``"zeros"`` as in the paper.
     """
 
@@ -62,7 +62,7 @@ class DeepFeatureFlow(nn.Module):
             DffError: the current frame is no image in [0, 1].
         """
         check_images(current)
-        return self.move(features, *self.flow_source(current, key, tuple(features.shape[-2:])))
+        return self.move(features, *self.flow_source(key, current, tuple(features.shape[-2:])))
 
     def move(self, features: Tensor, flow: Tensor, scale: Tensor | None) -> Tensor:
         """Warp features along a flow, times the scale field if there is one (eq. 3); flow in feature cells.
@@ -97,7 +97,7 @@ class DeepFeatureFlow(nn.Module):
 
     def flow_levels(self, key: Tensor, current: Tensor) -> list[Tensor]:
         """Flow at every level of the flow network, for its pre-training; see ``FlowNetwork.predictions``."""
-        return self.flow_source.predictions(current, key)[0]
+        return self.flow_source.predictions(key, current)[0]
 
     def per_frame(self, images: Tensor) -> Tensor:
         """Scores of N alone, without propagation: the paper's *Frame* baseline."""

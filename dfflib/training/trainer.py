@@ -257,7 +257,7 @@ class _Trainer:
         for n in range(VALIDATION_BATCHES):
             batch = self.batches["val"].batch(settings.batch, seed=10_000, step=n).to(self.fabric.device)
             if settings.stage == "flow_pretrain":
-                flow = self.model.flow_source.predictions(batch.current, batch.key)[0][-1]
+                flow = self.model.flow_source.predictions(batch.key, batch.current)[0][-1]
                 errors.append(end_point_error(resize_flow(flow, batch.flow.shape[-2:]), batch.flow, batch.valid).item())
             else:
                 matrix.update(stage_logits(self.model, settings.stage, batch).argmax(1), batch.labels)

@@ -41,7 +41,7 @@ class Scores(nn.Module):
 class Shift(FlowSource):
     """The exact flow of `moving_square`: the number of the frame is in its blue channel."""
 
-    def follow(self, key, current, size):
+    def estimate(self, key, current, size):
         moved = ((current[:, 2, 0, 0] - key[:, 2, 0, 0]) * 255).round()
         flow = torch.zeros(len(key), 2, *size)
         flow[:, 0] = -moved[:, None, None]

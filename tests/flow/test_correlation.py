@@ -14,7 +14,7 @@ from dfflib.flow.correlation import CorrelationFlowNet, convex, correlation, exp
 def test_correlation_against_a_naive_loop(batch, channels, height, width, radius):
     rng = torch.Generator().manual_seed(height)
     current, key = (torch.randn(batch, channels, height, width, generator=rng, dtype=torch.float64) for _ in range(2))
-    found = correlation(current, key, radius)
+    found = correlation(key, current, radius)
     expected = torch.zeros_like(found)
     side = 2 * radius + 1
     for dy in range(-radius, radius + 1):
@@ -67,7 +67,7 @@ def test_random_features_match_a_shifted_copy_of_themselves():
     rng = torch.Generator().manual_seed(0)
     key = torch.nn.functional.normalize(torch.randn(1, 32, 12, 14, generator=rng), dim=1)
     current = key.roll((1, -2), (2, 3))  # current(p) = key(p + (2, -1))
-    shift = expected_shift(correlation(current, key, 3) * 20, 3)[0, :, 4:-4, 4:-4]
+    shift = expected_shift(correlation(key, current, 3) * 20, 3)[0, :, 4:-4, 4:-4]
     torch.testing.assert_close(shift.mean((1, 2)), torch.tensor([2.0, -1.0]), atol=0.1, rtol=0)
 
 
@@ -97,7 +97,7 @@ def test_equal_frames_give_hardly_any_flow():
     torch.manual_seed(0)
     source = FlowNetwork(CorrelationFlowNet(), 4, 4, 1, scale=False)
     frame = torch.nn.functional.interpolate(torch.rand(1, 3, 24, 24), (96, 96), mode="bicubic")
-    still, moved = (source(frame, key, (24, 24))[0] for key in (frame, frame.roll(8, 3)))
+    still, moved = (source(key, frame, (24, 24))[0] for key in (frame, frame.roll(8, 3)))
     assert still.abs().mean() < 0.5 * moved.abs().mean()
 
 
@@ -109,10 +109,10 @@ def test_other_dtypes(dtype):
 
 
 @pytest.mark.parametrize("size", [(32, 48), (33, 47)])
-def test_a_remembered_key_frame_gives_the_same_flow(size):
+def test_an_encoded_key_frame_gives_the_same_flow(size):
     net = CorrelationFlowNet(width=0.5).eval()
     current, key = torch.rand(3, 3, *size), torch.rand(1, 3, *size)
     together, hidden = net(torch.cat((current, key.expand(3, -1, -1, -1)), dim=1))
-    found, same = net.follow(net.remember(key), current)
+    found, same = net.estimate(net.encode_key(key), current)
     for one, other in zip((*together, hidden), (*found, same), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)

@@ -181,7 +181,7 @@ def test_stride_16_as_published(make):
     nn.init.normal_(network.net.predict[-1].weight)
     with torch.no_grad():
         flow, scale = network(*frames, (4, 6))
-        halved = F.avg_pool2d(torch.cat(frames, 1) - 0.45, 2)
+        halved = F.avg_pool2d(torch.cat(frames[::-1], 1) - 0.45, 2)  # as published: current first
         predictions, decoder = network.net(halved)
         assert predictions[-1].shape == (2, 2, 8, 12)
         pooled = F.avg_pool2d(decoder, 2)

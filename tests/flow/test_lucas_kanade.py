@@ -54,7 +54,7 @@ def test_fit_against_a_naive_solver(height, width, side, present):
     rng = torch.Generator().manual_seed(height * 100 + width)
     current, key = (torch.rand(1, 3, height, width, generator=rng, dtype=torch.float64) for _ in range(2))
     flow = torch.tensor(present, dtype=torch.float64).view(1, 2, 1, 1).expand(1, 2, -(-height // 4), -(-width // 4))
-    [found], trust = fit(current, key, flow, (side,))
+    [found], trust = fit(key, current, flow, (side,))
     torch.testing.assert_close(found, naive(current, key, flow, side))
     assert trust.shape == (1, 3, *found.shape[-2:]) and trust.isfinite().all()
 
@@ -64,7 +64,7 @@ def test_a_small_shift_is_found_to_a_fiftieth_of_a_pixel(shift):
     key, current = waves(40, 52), waves(40, 52, shift)
     flow = torch.zeros(1, 2, 10, 13, dtype=torch.float64)
     for _ in range(4):
-        [flow], _ = fit(current, key, flow, (3,))
+        [flow], _ = fit(key, current, flow, (3,))
     inside = flow[0, :, 2:-2, 2:-2]
     wanted = torch.tensor(shift, dtype=torch.float64).view(2, 1, 1).expand_as(inside)
     torch.testing.assert_close(inside, wanted, atol=0.02, rtol=0)
@@ -88,7 +88,7 @@ def test_the_present_flow_is_kept_where_there_is_nothing_to_see():
 def test_shapes_dtypes_and_gradient():
     current, key = waves(33, 50).float().repeat(2, 1, 1, 1), waves(33, 50, (1.0, 0.0)).float().repeat(2, 1, 1, 1)
     flow = torch.zeros(2, 2, 9, 13, requires_grad=True)
-    fits, trust = fit(current.contiguous(memory_format=torch.channels_last), key, flow, (7, 3, 1))
+    fits, trust = fit(key, current.contiguous(memory_format=torch.channels_last), flow, (7, 3, 1))
     assert [f.shape for f in fits] == [flow.shape] * 3 and trust.shape == (2, 9, 9, 13) and trust.dtype == torch.float32
     fits[0].sum().backward()
     assert flow.grad.isfinite().all() and flow.grad.abs().max() > 0 and not trust.requires_grad

@@ -36,10 +36,10 @@ def texture(height, width, cycles=9):
 
 
 def shifted_pair(height, width, dx, dy):
-    """``(current, key)`` with ``current(p) = key(p + (dx, dy))``: the backward flow is (dx, dy) everywhere."""
+    """``(key, current)`` with ``current(p) = key(p + (dx, dy))``: the backward flow is (dx, dy) everywhere."""
     look = texture(height, width)
-    current, key = look(dx, dy), look(0, 0)
-    return tuple(torch.from_numpy(i).float().clamp(0, 1).expand(1, 3, -1, -1) for i in (current, key))
+    key, current = look(0, 0), look(dx, dy)
+    return tuple(torch.from_numpy(i).float().clamp(0, 1).expand(1, 3, -1, -1) for i in (key, current))
 
 
 # ---------------------------------------------------------------------------------------------------- flow network
@@ -55,11 +55,11 @@ class Recorder(nn.Module):
         self.predict = nn.ModuleList([nn.Conv2d(1, 1, 1)])
         self.vector = torch.tensor(vector)
 
-    def remember(self, key):
+    def encode_key(self, key):
         return key
 
-    def follow(self, memory, current):
-        return self(torch.cat((current, memory), dim=1))
+    def estimate(self, encoded, current):
+        return self(torch.cat((current, encoded), dim=1))
 
     def forward(self, x):
         self.seen = x
@@ -72,7 +72,7 @@ class Recorder(nn.Module):
 def test_current_comes_first_and_key_second():
     current, key = images(2, 3, 16, 24), images(2, 3, 16, 24, seed=1)
     network = FlowNetwork(Recorder(), 7, 4, input_stride=1)
-    network(current, key, (4, 6))
+    network(key, current, (4, 6))
     seen = network.net.seen
     torch.testing.assert_close(seen[:, :3] - seen[:, 3:], current - key)
     assert not torch.equal(seen[:, :3], seen[:, 3:])
@@ -81,7 +81,7 @@ def test_current_comes_first_and_key_second():
 def test_half_size_input_is_the_mean_of_two_by_two():
     current, key = images(1, 3, 8, 12), images(1, 3, 8, 12, seed=1)
     network = FlowNetwork(Recorder(), 7, 4, input_stride=2)
-    network(current, key, (2, 3))
+    network(key, current, (2, 3))
     naive = current.view(1, 3, 4, 2, 6, 2).mean((3, 5))
     offset = (network.net.seen[:, :3] - naive).flatten()
     torch.testing.assert_close(offset, offset[:1].expand_as(offset))
@@ -134,23 +134,23 @@ def test_the_scale_fields_bias_is_no_parameter():
 
 @pytest.mark.parametrize("input_stride", [1, 2])
 @pytest.mark.parametrize("kind", [FlowNetSR, FlowNetS, FlowNetInception])
-def test_a_remembered_key_frame_gives_the_same_flow(kind, input_stride):
+def test_an_encoded_key_frame_gives_the_same_flow(kind, input_stride):
     torch.manual_seed(0)
     network = FlowNetwork(kind(6, 2, 0.1), 7, 4, input_stride)
     torch.nn.init.normal_(network.net.predict[-1].weight)
     torch.nn.init.normal_(network.scale_head.weight)
     current, key = images(3, 3, 65, 70), images(1, 3, 65, 70, seed=1)
-    whole = network(current, key.expand(3, -1, -1, -1), (17, 18))
-    split = network.follow(network.remember(key), current, (17, 18))
+    whole = network(key.expand(3, -1, -1, -1), current, (17, 18))
+    split = network.estimate(network.encode_key(key), current, (17, 18))
     for one, other in zip(whole, split, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-def test_classical_flow_and_no_flow_remember_too():
+def test_classical_flow_and_no_flow_encode_too():
     current, key = images(3, 3, 40, 50), images(1, 3, 40, 50, seed=1)
     for source in (DISFlow("fast"), ZeroFlow(), Ablated(DISFlow("fast"), flow=False)):
-        whole, _ = source(current, key.expand(3, -1, -1, -1), (10, 13))
-        assert torch.equal(whole, source.follow(source.remember(key), current, (10, 13))[0])
+        whole, _ = source(key.expand(3, -1, -1, -1), current, (10, 13))
+        assert torch.equal(whole, source.estimate(source.encode_key(key), current, (10, 13))[0])
 
 
 def test_frames_exchanged_give_another_flow():

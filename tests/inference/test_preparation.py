@@ -95,7 +95,7 @@ def test_precision():
 
 PAGES = """
 import resource, sys, torch
-from dfflib.inference import keep_memory
+from dfflib.inference.preparation import keep_memory
 torch.set_num_threads(1)
 kept = keep_memory() if sys.argv[1] == "keep" else True
 for n in range(8):

@@ -103,8 +103,8 @@ def test_both_modes_label_alike(model, flow, interval, monkeypatch):
 
 
 def test_a_key_frame_is_worked_on_once_an_interval(model, monkeypatch):
-    calls = {"extract": 0, "remember": 0, "follow": 0}
-    for owner, name in ((DeepFeatureFlow, "extract"), (FlowNetwork, "remember"), (FlowNetwork, "follow")):
+    calls = {"extract": 0, "encode_key": 0, "estimate": 0}
+    for owner, name in ((DeepFeatureFlow, "extract"), (FlowNetwork, "encode_key"), (FlowNetwork, "estimate")):
         original = getattr(owner, name)
 
         def counted(*args, _name=name, _original=original):
@@ -113,9 +113,9 @@ def test_a_key_frame_is_worked_on_once_an_interval(model, monkeypatch):
 
         monkeypatch.setattr(owner, name, counted)
     list(predictions(model, frames(12), FixedInterval(4), mode="online"))
-    assert calls == {"extract": 3, "remember": 3, "follow": 9}
+    assert calls == {"extract": 3, "encode_key": 3, "estimate": 9}
     list(predictions(model, frames(12), FixedInterval(4), mode="batched"))
-    assert calls == {"extract": 6, "remember": 6, "follow": 12}
+    assert calls == {"extract": 6, "encode_key": 6, "estimate": 12}
 
 
 def test_coarse_labels_are_constant_on_a_cell_and_full_ones_are_finer(model):

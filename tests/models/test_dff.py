@@ -39,8 +39,8 @@ class Given(nn.Module):
         super().__init__()
         self.vector, self.scale, self.calls = torch.tensor([dx, dy]), scale, []
 
-    def forward(self, current, key, size):
-        self.calls.append((current, key, size))
+    def forward(self, key, current, size):
+        self.calls.append((key, current, size))
         return self.vector.view(1, 2, 1, 1).expand(len(current), 2, *size), self.scale
 
 
@@ -128,7 +128,7 @@ def test_scale_multiplies_what_was_warped():
 def test_the_flow_source_is_asked_from_current_to_key_at_the_features_size():
     source = Given()
     small().with_flow(source)(KEY, CURRENT)
-    ((current, key, size),) = source.calls
+    ((key, current, size),) = source.calls
     assert current is CURRENT and key is KEY and size == (11, 14)
 
 
@@ -206,7 +206,7 @@ def test_the_task_loss_reaches_all_four_networks():
 def test_flow_levels_are_those_of_the_flow_network():
     model = stirred(small())
     levels = model.flow_levels(KEY, CURRENT)
-    expected = model.flow_source.predictions(CURRENT, KEY)[0]
+    expected = model.flow_source.predictions(KEY, CURRENT)[0]
     assert len(levels) == 3 and all(torch.equal(a, b) for a, b in zip(levels, expected))
 
 

@@ -298,7 +298,7 @@ def test_where_the_current_frame_is_the_key_frame_features_are_not_moved():
     model = build(**SMALL).eval()
 
     class Far(torch.nn.Module):
-        def forward(self, current, key, size):
+        def forward(self, key, current, size):
             return torch.full((len(key), 2, *size), 3.0), None
 
     model = model.with_flow(Far())
