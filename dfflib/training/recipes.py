@@ -6,6 +6,8 @@ recipe         labels                                       flow pre-training
 ``threshold``  intensity threshold on the sample clips      real frames moved by a known flow
 ``shapes``     seven classes of shapes, medium level        exact flow of the same world
 ``camvid``     eleven classes of street scenes, by hand     - (key frames alone: its training frames are a second apart)
+``chairs``     -                                            FlyingChairs, as the paper's (flow pre-training alone)
+``sintel``     -                                            MPI Sintel (flow pre-training alone)
 =============  ===========================================  ==============================================================
 """
 
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dfflib.data import camvid, catalogue
+from dfflib.data.optical_flow import FlowPairs
 from dfflib.data.pairs import FramePairs, MovedFrames
 from dfflib.data.shapes.outlines import CLASS_NAMES
 from dfflib.data.shapes.pairs import ShapesPairs
@@ -99,18 +102,25 @@ def _camvid_batches(stage: str, part: str, profile: Profile):
         raise DffError(
             f"CamVid cannot train stage {stage!r}: its training frames lie a second apart, so take keyframe."
         )
-    root = catalogue.find("camvid")
-    if root is None:
-        folder = catalogue.data_folder() / catalogue.FOLDERS["camvid"]
-        raise DffError(
-            f"{folder} is missing (a copy of CamVid): put one there, or set DFFLIB_DATA to the folder around it."
-        )
+    root = catalogue.copy_of("camvid")
     pairs = FramePairs(
         camvid.clips(root, "train", profile.short_side), profile.crop, max_interval=1, flip=part == "train"
     )
     held_out = pairs.frames[::10]  # of the training split: the val split is for testing propagation
     pairs.frames = held_out if part == "val" else [frame for frame in pairs.frames if frame not in held_out]
     return pairs
+
+
+def _published_flow(name: str) -> Callable[[str, str, Profile], FlowPairs]:
+    """The batches of a set of published flow, which has no labels."""
+
+    def batches(stage: str, part: str, profile: Profile) -> FlowPairs:
+        """Pairs for flow pre-training."""
+        if stage != "flow_pretrain":
+            raise DffError(f"{name} cannot train stage {stage!r}: it has flow but no labels, so take flow_pretrain.")
+        return FlowPairs(name, catalogue.copy_of(name), part, profile.crop, flip=part == "train")
+
+    return batches
 
 
 RECIPES = {
@@ -131,6 +141,13 @@ RECIPES = {
         dict(num_classes=len(camvid.CLASS_NAMES), flow_net="correlation", flow_width=0.75), (), _camvid_batches, workers=True,
         seeds=dict(keyframe=(0,)), aside=True, needs="camvid",
     ),
+    **{
+        name: Recipe(
+            name, f"published optical flow of {folder}", dict(num_classes=2, flow_net="correlation", flow_width=0.75), (),
+            _published_flow(folder.lower()), workers=True, aside=True, needs=folder.lower(),
+        )
+        for name, folder in (("chairs", "FlyingChairs"), ("sintel", "Sintel"))
+    },
 }  # fmt: skip
 
 

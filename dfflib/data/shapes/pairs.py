@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from dfflib.data.cache import DiskCache
 from dfflib.data.pairs import Batch
 from dfflib.data.shapes.clip import ShapesClip
 from dfflib.data.shapes.scenes import PARTS, SEEDS_PER_PART, Level, get_level
@@ -31,7 +30,6 @@ class ShapesPairs(Dataset):
         max_interval: l. One number serves all intervals, as the paper's models do.
         length: number of items; at most a million, one for each seed of the part.
         interval: give it to fix the distance of every pair instead (0 .. max_interval - 1 is then not drawn from).
-        cache: keep rendered items on disk; None renders them each time.
     """
 
     def __init__(
@@ -42,7 +40,6 @@ class ShapesPairs(Dataset):
         max_interval: int = 10,
         length: int = SEEDS_PER_PART,
         interval: int | None = None,
-        cache: DiskCache | None = None,
     ):
         if part not in PARTS:
             raise DffError(f"the Shapes world has no part {part!r}: choose one of {', '.join(PARTS)}.")
@@ -54,7 +51,7 @@ class ShapesPairs(Dataset):
                 f"max_interval from 1 to {LATEST}, or an interval from 0 to {LATEST - 1}."
             )
         self.first_seed = PARTS.index(part) * SEEDS_PER_PART
-        self.level, self.size, self.cache = get_level(level), tuple(size), cache
+        self.level, self.size = get_level(level), (int(size[0]), int(size[1]))
         self.max_interval, self.interval, self.length = max_interval, interval, length
 
     def __len__(self) -> int:
@@ -63,14 +60,7 @@ class ShapesPairs(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
-        index = int(index) % len(self)
-        if self.cache is None:
-            return self._render(index)
-        key = f"{self.level} {self.size} {self.max_interval} {self.interval} {self.first_seed + index}"
-        return self.cache.get(key, lambda: self._render(index))
-
-    def _render(self, index: int) -> dict[str, Tensor]:
-        seed = self.first_seed + index
+        seed = self.first_seed + int(index) % len(self)
         rng = np.random.default_rng([seed, 3])
         interval = int(rng.integers(self.max_interval)) if self.interval is None else self.interval
         current = int(rng.integers(interval, LATEST))

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dfflib.data.cache import DiskCache
 from dfflib.data.shapes.pairs import LATEST, ShapesPairs, as_batch
 from dfflib.data.shapes.scenes import get_level
 from dfflib.errors import DffError
@@ -73,26 +72,6 @@ def test_collated_items_make_a_batch():
     batch = as_batch(next(iter(DataLoader(pairs, batch_size=4))))
     assert torch.equal(batch.is_key, torch.stack([pairs[n]["interval"] == 0 for n in range(4)]))
     assert torch.equal(batch.key[2], pairs[2]["key"] / 255)
-
-
-def test_the_cache_changes_nothing_but_the_time(tmp_path, monkeypatch):
-    plain, cached = ShapesPairs("val", size=SIZE), ShapesPairs("val", size=SIZE, cache=DiskCache(tmp_path / "cache"))
-    assert same(cached[4], plain[4])
-    monkeypatch.setattr(ShapesPairs, "_render", lambda *_: pytest.fail("rendered again"))
-    assert same(cached[4], cached[4])
-
-
-def test_the_cache_tells_settings_apart(tmp_path):
-    cache = DiskCache(tmp_path / "cache")
-    variants = [
-        ShapesPairs("val", "easy", SIZE, cache=cache), ShapesPairs("val", "hard", SIZE, cache=cache),
-        ShapesPairs("val", "easy", (41, 56), cache=cache), ShapesPairs("val", "easy", SIZE, 5, cache=cache),
-        ShapesPairs("train", "easy", SIZE, cache=cache), ShapesPairs("val", "easy", SIZE, interval=9, cache=cache),
-    ]  # fmt: skip
-    for pairs in variants:
-        plain = ShapesPairs("val", pairs.level, pairs.size, pairs.max_interval, interval=pairs.interval)
-        plain.first_seed = pairs.first_seed
-        assert same(pairs[2], plain[2])
 
 
 @pytest.mark.parametrize(
