@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfflib.data.checks import Count, require
+from dfflib.data.checks import Count, file_names, find_root, require
 from dfflib.data.label_files import read_image
 from dfflib.data.pairs import Batch, below, generator
 from dfflib.data.video.reader import to_tensor
@@ -158,17 +158,14 @@ def _find_root(name: str, root: str | os.PathLike) -> Path:
     if name not in SOURCES:
         raise DffError(f"there is no flow data set {name!r}: choose one of {', '.join(SOURCES)}.")
     title, inside = ("FlyingChairs", "data") if name == "flyingchairs" else ("Sintel", "training")
-    root = require(Path(root).expanduser(), f"the folder of {title}", "check the path")
-    folder = next((folder for folder in (root, root / title) if (folder / inside).is_dir()), None)
-    if folder is None:
-        raise DffError(f"{root} holds no folder {inside} ({title}): give the folder of the files of {SOURCES[name]}.")
-    return folder
+    advice = f"holds no folder {inside} ({title}): give the folder of the files of {SOURCES[name]}"
+    return find_root(root, title, (title,), lambda folder: (folder / inside).is_dir(), advice)
 
 
 def _chairs(folder: Path, split: str) -> list[Files]:
     listing = require(folder / LISTING, "which pairs train", f"download it from {SOURCES['flyingchairs']}")
     data = folder / "data"
-    numbers = sorted({name.split("_")[0] for name in _names(data, ".flo", ".ppm")})
+    numbers = sorted({name.split("_")[0] for name in file_names(data, ".flo", ".ppm")})
     pairs = [(data / f"{n}_img1.ppm", data / f"{n}_img2.ppm", data / f"{n}_flow.flo") for n in numbers]
     _require_all(pairs)
     marks = listing.read_text("utf-8", "replace").split()
@@ -183,13 +180,13 @@ def _chairs(folder: Path, split: str) -> list[Files]:
 def _sintel(folder: Path, split: str) -> list[Files]:
     part, pairs = folder / "training", []
     require(part / "flow", "the flow of Sintel", f"get it from {SOURCES['sintel']}")
-    scenes = sorted({scene for place in (*PASSES, "flow") for scene in _names(part / place)})
+    scenes = sorted({scene for place in (*PASSES, "flow") for scene in file_names(part / place)})
     for number, scene in enumerate(scenes):
         if (number % HELD_OUT == 0) != (split == "val"):
             continue
         for kind in PASSES:
             images, flows = part / kind / scene, part / "flow" / scene
-            firsts = {Path(name).stem for name in [*_names(images, ".png")[:-1], *_names(flows, ".flo")]}
+            firsts = {Path(name).stem for name in [*file_names(images, ".png")[:-1], *file_names(flows, ".flo")]}
             for first in sorted(firsts):
                 second = re.sub(r"\d+", lambda digits: f"{int(digits[0]) + 1:0{len(digits[0])}d}", first)
                 pairs.append((images / f"{first}.png", images / f"{second}.png", flows / f"{first}.flo"))
@@ -197,21 +194,11 @@ def _sintel(folder: Path, split: str) -> list[Files]:
     return pairs
 
 
-def _names(folder: Path, *endings: str) -> list[str]:
-    """What a folder holds, sorted, without what is hidden: files with one of these endings, or else folders."""
-    if not folder.is_dir():
-        return []
-    names = [
-        entry.name for entry in os.scandir(folder) if (entry.name.endswith(endings) if endings else entry.is_dir())
-    ]
-    return sorted(name for name in names if not name.startswith("."))
-
-
 def _require_all(pairs: list[Files]) -> None:
     """An error unless every file is there; each folder is listed once."""
     files = list(dict.fromkeys(file for pair in pairs for file in pair))
     folders = dict.fromkeys(file.parent for file in files)
-    present = {folder: set(_names(folder, ".png", ".ppm", ".flo")) for folder in folders}
+    present = {folder: set(file_names(folder, ".png", ".ppm", ".flo")) for folder in folders}
     missing = [file for file in files if file.name not in present[file.parent]]
     if missing:
         raise DffError(

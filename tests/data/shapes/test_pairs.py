@@ -54,7 +54,7 @@ def test_a_fixed_interval(interval):
 
 
 def test_parts_share_no_seed():
-    firsts = [ShapesPairs(part).first_seed for part in ("train", "val", "test")]
+    firsts = [ShapesPairs(split).first_seed for split in ("train", "val", "test")]
     assert firsts == [0, len(ShapesPairs()), 2 * len(ShapesPairs())]
     assert not same(ShapesPairs("train", size=SIZE)[0], ShapesPairs("val", size=SIZE)[0])
 
@@ -77,7 +77,7 @@ def test_collated_items_make_a_batch():
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        ({"part": "trial"}, "no part 'trial': choose one of train, val, test"),
+        ({"split": "trial"}, "no split 'trial': choose one of train, val, test"),
         ({"length": 0}, "cannot have 0 pairs"),
         ({"max_interval": 0}, "pairs 0 frames apart cannot be drawn"),
         ({"max_interval": LATEST + 1}, f"pairs {LATEST + 1} frames apart cannot be drawn"),
