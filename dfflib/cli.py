@@ -198,7 +198,7 @@ def bench(size: tuple, interval: int, device: str | None, threads: int | None, o
     "--fresh", is_flag=True, help="Forget where an interrupted run stopped, and train again what is finished."
 )
 @click.option("--recipe", default="threshold", show_default=True, metavar="NAME",
-              help="Data and model: threshold, shapes, camvid, or a variation on shapes (training/recipes.py).")  # fmt: skip
+              help="Data and model: threshold, shapes, camvid, chairs, sintel, or another of training/recipes.py.")  # fmt: skip
 def train(stage: str, profile: str, **options) -> None:
     """Train STAGE, after the stages that it starts from; an interrupted run continues.
 

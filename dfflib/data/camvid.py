@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dfflib.data.checks import Count, require
-from dfflib.data.clips import IGNORE, Clip, LazyStack
+from dfflib.data.checks import Count, file_names, find_root, require
+from dfflib.data.clips import IGNORE, Clip
 from dfflib.data.label_files import LabelledFiles, image_files
+from dfflib.data.stacks import LazyStack
 from dfflib.errors import DffError
 
 CLASS_NAMES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
@@ -67,11 +68,12 @@ def clips(root: str | os.PathLike, split: str = "train", short_side: int | None 
         frames[name[1], int(name[2])] = image, annotation
     found = []
     for run in _runs(sorted(frames)):
-        files = LabelledFiles(*zip(*(frames[key] for key in run), strict=True), decode, short_side)
+        images, annotations = zip(*(frames[key] for key in run), strict=True)
+        files = LabelledFiles(images, annotations, decode, short_side)
         seconds = (run[-1][1] - run[0][1]) / VIDEO_FPS
         fps = (len(run) - 1) / seconds if seconds else VIDEO_FPS
-        stacks = [LazyStack(read, len(run)) for read in (files.frame, files.labels)]
-        found.append(Clip(frames[run[0]][0].stem, stacks[0], fps, stacks[1], class_names=CLASS_NAMES))
+        masks = LazyStack(files.labels, len(run))
+        found.append(Clip(images[0].stem, files.frames, fps, masks, class_names=CLASS_NAMES))
     return found
 
 
@@ -106,17 +108,13 @@ def decode(values: np.ndarray, file: Path, palette: bool = False) -> np.ndarray:
 
 
 def _find_root(root: str | os.PathLike) -> Path:
-    root = require(Path(root).expanduser(), "the folder of CamVid", "check the path")
-    for folder in (root, root / "CamVid", root / "SegNet" / "CamVid"):
-        if any((folder / split).is_dir() or (folder / f"{split}.txt").is_file() for split in OFFICIAL):
-            return folder
-    if any((root / name).exists() for name in ("701_StillsRaw_full", "LabeledApproved_full")):
-        raise DffError(
-            f"{root} holds CamVid as first published, but SegNet's layout is expected: get it from {SOURCE}."
-        )
-    raise DffError(
-        f"{root} holds no train/ or train.txt (CamVid in SegNet's layout): give the CamVid folder of {SOURCE}."
-    )
+    def holds(folder: Path) -> bool:
+        return any((folder / split).is_dir() or (folder / f"{split}.txt").is_file() for split in OFFICIAL)
+
+    advice = f"holds no train/ or train.txt (CamVid in SegNet's layout): give the CamVid folder of {SOURCE}"
+    if any((Path(root) / name).exists() for name in ("701_StillsRaw_full", "LabeledApproved_full")):
+        advice = f"holds CamVid as first published, but SegNet's layout is expected: get it from {SOURCE}"
+    return find_root(root, "CamVid", ("CamVid", "SegNet/CamVid"), holds, advice)
 
 
 def _pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
@@ -136,7 +134,7 @@ def _pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
     for part, what in enumerate((f"the images of CamVid {split}", f"the annotations of CamVid {split}")):
         for folder in dict.fromkeys(pair[part].parent for pair in pairs):
             require(folder, what, remedy)
-            present = set(os.listdir(folder) if os.path.isdir(folder) else ())
+            present = set(file_names(folder, ""))
             missing = [p[part].name for p in pairs if p[part].parent == folder and p[part].name not in present]
             if missing:
                 raise DffError(f"{folder} lacks {len(missing)} of {what}, the first {missing[0]}: {remedy}.")
@@ -145,7 +143,8 @@ def _pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
 
 def _runs(keys: list[tuple[str, int]]) -> list[list[tuple[str, int]]]:
     """Sorted (sequence, frame number) cut into stretches of one sequence with a constant step."""
-    runs, step = [], 0
+    runs: list[list[tuple[str, int]]] = []
+    step = 0
     for key in keys:
         last = runs[-1][-1] if runs else ("", 0)
         gap = key[1] - last[1]

@@ -21,8 +21,6 @@ FOLDERS = {
     "imagenet_vid": "ILSVRC2015",
     "flyingchairs": "FlyingChairs",
     "sintel": "Sintel",
-    "kitti2012": "kitti2012",
-    "kitti2015": "kitti2015",
 }
 """Name of a set -> its folder within the folder of all data."""
 
@@ -31,7 +29,7 @@ CHECKS: dict[str, Callable[[Path], list[Count]]] = {
     "davis": davis.check,
     "cityscapes": cityscapes.check,
     "imagenet_vid": imagenet_vid.check,
-    **{name: partial(optical_flow.check, name) for name in ("flyingchairs", "sintel", "kitti2012", "kitti2015")},
+    **{name: partial(optical_flow.check, name) for name in optical_flow.SOURCES},
 }
 
 
@@ -50,6 +48,21 @@ def find(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def copy_of(name: str) -> Path:
+    """The folder of a set's copy.
+
+    Raises:
+        DffError: no set of that name, or no copy of it.
+    """
+    folder = find(name)
+    if folder is None:
+        raise DffError(
+            f"{data_folder() / FOLDERS[name]} is missing (a copy of {name}): put or link one there, or set DFFLIB_DATA to "
+            f"the folder that holds {FOLDERS[name]}."
+        )
+    return folder
+
+
 def check(name: str, path: str | os.PathLike = "") -> list[Count]:
     """What a copy holds, beside the official numbers.
 
@@ -60,13 +73,7 @@ def check(name: str, path: str | os.PathLike = "") -> list[Count]:
     Raises:
         DffError: no such set, no copy, or a folder of another layout.
     """
-    folder = Path(path) if str(path) else find(name)
-    if folder is None:
-        raise DffError(
-            f"{data_folder() / FOLDERS[name]} is missing (a copy of {name}): put or link one there, set DFFLIB_DATA to the "
-            f"folder that holds {FOLDERS[name]}, or give the path."
-        )
-    return CHECKS[_known(name)](folder)
+    return CHECKS[_known(name)](Path(path) if str(path) else copy_of(name))
 
 
 def _known(name: str) -> str:

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dfflib.data.checks import Count, require
-from dfflib.data.clips import IGNORE, Clip, LazyStack
+from dfflib.data.checks import Count, file_names, find_root, require
+from dfflib.data.clips import IGNORE, Clip
 from dfflib.data.label_files import LabelledFiles
+from dfflib.data.stacks import LazyStack
 from dfflib.errors import DffError
 
 CLASS_NAMES = (
@@ -74,15 +75,15 @@ def clips(
     )
     images = _images(root, split)
     chosen = [cities] if isinstance(cities, str) else cities
-    present = sorted(folder.name for folder in images.iterdir() if folder.is_dir())
+    present = file_names(images)
     for city in chosen or ():
         if city not in present:
             raise DffError(f"{images} has no city {city!r}: choose from {', '.join(present) or 'none'}.")
     found = []
     for city in present if chosen is None else chosen:
         folder = require(labels / city, f"the labels of {city}", f"unpack gtFine_trainvaltest.zip of {SOURCE} again")
-        marked = sorted(name.removesuffix(LABEL_ENDING) for name in _names(folder, LABEL_ENDING))
-        left = _names(images / city, FRAME_ENDING)
+        marked = [name.removesuffix(LABEL_ENDING) for name in file_names(folder, LABEL_ENDING.lower())]
+        left = set(file_names(images / city, FRAME_ENDING.lower()))
         for name in marked:
             clip, used = _clip(name, images / city, left, folder / f"{name}{LABEL_ENDING}", split, short_side)
             found.append(clip)
@@ -141,8 +142,8 @@ def _clip(
 ) -> tuple[Clip, set[str]]:
     """The clip of a labelled frame, and the names of the files of its frames."""
     try:
-        city, sequence, number = name.rsplit("_", 2)
-        number = int(number)
+        city, sequence, digits = name.rsplit("_", 2)
+        number = int(digits)
     except ValueError:
         raise DffError(f"{label} is not named CITY_SSSSSS_FFFFFF{LABEL_ENDING}: take it from {SOURCE} again.") from None
     package = folder.parent.parent.name
@@ -157,20 +158,17 @@ def _clip(
     at = numbers.index(number)
     labels = [label if i == at else None for i in range(len(frames))]
     files = LabelledFiles([folder / frame for frame in frames], labels, decode, short_side)
-    stack = LazyStack(files.frame, len(frames))
     if split == "test":
-        return Clip(name, stack, FPS), set(frames)
-    return Clip(name, stack, FPS, LazyStack(files.labels, len(frames)), [at], CLASS_NAMES), set(frames)
+        return Clip(name, files.frames, FPS), set(frames)
+    return Clip(name, files.frames, FPS, LazyStack(files.labels, len(frames)), [at], CLASS_NAMES), set(frames)
 
 
 def _find_root(root: str | os.PathLike) -> Path:
-    root = require(Path(root).expanduser(), "the folder of Cityscapes", "check the path")
-    for folder in (root, root / "cityscapes"):
-        if any((folder / name).is_dir() for name in ("gtFine", SEQUENCES, SINGLES)):
-            return folder
-    raise DffError(
-        f"{root} does not hold gtFine/ and {SEQUENCES}/ (the layout of Cityscapes): give the folder they lie in."
-    )
+    def holds(folder: Path) -> bool:
+        return any((folder / name).is_dir() for name in ("gtFine", SEQUENCES, SINGLES))
+
+    advice = f"does not hold gtFine/ and {SEQUENCES}/ (the layout of Cityscapes): give the folder they lie in"
+    return find_root(root, "Cityscapes", ("cityscapes",), holds, advice)
 
 
 def _images(root: Path, split: str) -> Path:
@@ -183,11 +181,5 @@ def _images(root: Path, split: str) -> Path:
     )
 
 
-def _names(folder: Path, ending: str) -> set[str]:
-    names = os.listdir(folder) if folder.is_dir() else []
-    return {name for name in names if name.endswith(ending) and not name.startswith(".")}
-
-
 def _count(folder: Path, ending: str) -> int:
-    cities = [city for city in folder.iterdir() if city.is_dir()] if folder.is_dir() else []
-    return sum(len(_names(city, ending)) for city in cities)
+    return sum(len(file_names(folder / city, ending.lower())) for city in file_names(folder))

@@ -7,14 +7,14 @@ decodes a frame when it is asked for: a two-hour video costs no more memory than
 """
 
 import copy
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dfflib.data.stacks import LazyStack, Stack
 from dfflib.errors import DffError
 
 IGNORE = 255
@@ -48,51 +48,6 @@ def check_labels(labels: Tensor, num_classes: int, what: str, ignore: bool = Tru
         raise DffError(f"{what} holds the label {wrong}: map its labels onto {classes}.")
 
 
-class LazyStack:
-    """A stack of tensors that are made one by one, on demand: ``stack[i]``, ``stack[a:b]``, ``stack[[i, j]]``.
-
-    Indices may be negative, NumPy integers, or a 1-D array or tensor of whole numbers or of one bool per item, as for a
-    tensor; an empty selection has shape ``(0, ...)``. A slice may also run backward.
-
-    Args:
-        make: index -> tensor; called with ``0 <= index < length``.
-        length: number of items.
-        close: frees what ``make`` holds, until it is called again.
-    """
-
-    def __init__(self, make: Callable[[int], Tensor], length: int, close: Callable[[], None] | None = None):
-        self._make, self._length, self._close = make, length, close
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, key: int | slice | Sequence[int] | Tensor) -> Tensor:
-        if isinstance(key, slice):
-            key = range(*key.indices(self._length))
-        elif isinstance(key, (Tensor, np.ndarray)):
-            key = self._numbers(np.asarray(key))
-        if not isinstance(key, Iterable):
-            return self._make(self._inside(operator.index(key)))
-        items = [self._make(self._inside(operator.index(i))) for i in key]
-        return torch.stack(items) if items else self._make(0)[None][:0]
-
-    def close(self) -> None:
-        """Free what is open behind the items. Asking for one opens it again."""
-        if self._close is not None:
-            self._close()
-
-    def _numbers(self, key: np.ndarray) -> int | list[int]:
-        """Indices from an array: whole numbers, or one bool per item of the stack."""
-        if key.ndim > 1 or key.dtype.kind not in "iub" or (key.dtype == bool and len(np.atleast_1d(key)) != len(self)):
-            raise IndexError(f"{len(self)} frames have no index of shape {key.shape} and type {key.dtype}")
-        return np.flatnonzero(key).tolist() if key.dtype == bool else key.tolist()
-
-    def _inside(self, index: int) -> int:
-        if not -self._length <= index < self._length:
-            raise IndexError(f"frame {index} of a clip of {self._length} frames")
-        return index % self._length
-
-
 @dataclass
 class Boxes:
     """The objects of one frame. Boxes are half open: ``x2`` and ``y2`` lie one pixel beyond the last column and row that
@@ -116,8 +71,26 @@ class Boxes:
         return len(self.boxes)
 
 
+@dataclass
+class Tracks:
+    """Points that stick to surfaces.
+
+    Attributes:
+        points: ``(T, P, 2)`` float32, (x, y) in pixels, where the surface point lies in each frame, seen or not.
+        visible: ``(T, P)`` bool: in view, and nothing in front.
+        instances: ``(P,)`` int64, object that each point sits on, 0 = background.
+    """
+
+    points: Tensor
+    visible: Tensor
+    instances: Tensor
+
+
 class Clip:
     """Frames, their rate, and the ground truth that exists.
+
+    Ask ``has_boxes``, ``has_flow`` and ``has_tracks`` before ``boxes``, ``flow`` (also ``occluded``, ``out_of_view``,
+    ``occlusion``) and ``track``: a clip without them raises a `DffError`. Frames count from 0, or from the end if negative.
 
     Attributes:
         name: short name, used in tables and file names.
@@ -135,25 +108,27 @@ class Clip:
     def __init__(
         self,
         name: str,
-        frames,
+        frames: Stack,
         fps: float = 25.0,
-        masks=None,
+        masks: Stack | None = None,
         labelled: Sequence[int] | None = None,
         class_names: Sequence[str] = (),
-        instances=None,
+        instances: Stack | None = None,
         boxes: Callable[[int], Boxes] | None = None,
-        times: Sequence[float] | None = None,
+        times: Sequence[float] | np.ndarray | None = None,
     ):
         if len(frames) == 0:
             raise DffError(f"{name} has no frames: give a video or a folder with at least one image.")
         if not fps > 0:
             raise DffError(f"{name} has {fps} frames per second: give a number above 0.")
-        self._times = None if times is None else np.asarray(times, dtype=np.float64) - times[0]
-        if times is not None and (len(times) != len(frames) or not (np.diff(self._times) > 0).all()):
-            raise DffError(f"{name} has {len(times)} times for {len(frames)} frames: give one for each, rising.")
-        self.name, self.frames, self.masks = name, frames, masks
-        self.fps = float(fps) if times is None else agreed_rate(float(fps), self._times)
-        self.labelled = (range(len(frames)) if masks is not None else range(0)) if labelled is None else labelled
+        self.name, self.frames, self.masks, self.fps = name, frames, masks, float(fps)
+        self._times: np.ndarray | None = None
+        if times is not None:
+            seconds = np.asarray(times, dtype=np.float64) - times[0]
+            if len(seconds) != len(frames) or bool(np.any(np.diff(seconds) <= 0)):
+                raise DffError(f"{name} has {len(times)} times for {len(frames)} frames: give one for each, rising.")
+            self._times, self.fps = seconds, agreed_rate(float(fps), seconds)
+        self.labelled: Sequence[int] = range(len(frames) if masks is not None else 0) if labelled is None else labelled
         self.class_names, self.instances, self._boxes = tuple(class_names), instances, boxes
         self.continuous = False
 
@@ -179,12 +154,33 @@ class Clip:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return tuple(self.frames[0].shape[-2:])
+        height, width = self.frames[0].shape[-2:]
+        return height, width
 
     @property
     def num_classes(self) -> int:
         """Number of classes, 0 for an unlabelled clip."""
         return len(self.class_names)
+
+    def mask(self, index: int) -> Tensor:
+        """Class labels of one frame, ``(H, W)`` int64.
+
+        Raises:
+            DffError: the clip has no masks.
+        """
+        if self.masks is None:
+            raise DffError(f"{self.name} has no masks: ask for those of the frames in clip.labelled.")
+        return self.masks[index]
+
+    def instance_mask(self, index: int) -> Tensor:
+        """Number of the object that each pixel of one frame belongs to, ``(H, W)`` int64.
+
+        Raises:
+            DffError: the clip has no instances.
+        """
+        if self.instances is None:
+            raise DffError(f"{self.name} has no instances: ask for them where clip.instances is not None.")
+        return self.instances[index]
 
     @property
     def has_boxes(self) -> bool:
@@ -199,31 +195,95 @@ class Clip:
         """
         if self._boxes is None:
             raise DffError(f"{self.name} has no boxes: ask for them where clip.has_boxes is true.")
-        return self._boxes(range(len(self))[index])
+        return self._boxes(self._index(index))
+
+    @property
+    def has_flow(self) -> bool:
+        """True if ``flow``, ``occluded``, ``out_of_view`` and ``occlusion`` can be asked for."""
+        return False
+
+    def flow(self, i: int, k: int) -> Tensor:
+        """Exact backward flow from frame i to frame k, ``(2, H, W)`` float32 in pixels: what pixel p of frame i shows lies at
+        ``p + flow[:, p]`` in frame k, hidden or not.
+
+        Raises:
+            DffError: the data set has no flow.
+        """
+        raise self._lacks("flow", "has_flow")
+
+    def occluded(self, i: int, k: int) -> Tensor:
+        """Pixels of frame i that something covers in frame k, ``(H, W)`` bool; outside the picture too.
+
+        Raises:
+            DffError: the data set has no flow.
+        """
+        raise self._lacks("occlusion", "has_flow")
+
+    def out_of_view(self, i: int, k: int) -> Tensor:
+        """Pixels of frame i that moved out of the picture in frame k, ``(H, W)`` bool.
+
+        Raises:
+            DffError: the data set has no flow.
+        """
+        raise self._lacks("flow", "has_flow")
+
+    def occlusion(self, i: int, k: int) -> Tensor:
+        """Pixels of frame i that frame k does not show, ``(H, W)`` bool: occluded there, or out of view.
+
+        Raises:
+            DffError: the data set has no flow.
+        """
+        return self.occluded(i, k) | self.out_of_view(i, k)
+
+    @property
+    def has_tracks(self) -> bool:
+        """True if ``track`` and ``tracks`` can be asked for."""
+        return False
+
+    def track(self, frame: int, points: Tensor) -> Tracks:
+        """Follow the surface points that ``points`` lie on in one frame through the whole clip.
+
+        Args:
+            frame: index of the frame.
+            points: ``(P, 2)``, (x, y) in pixels, anywhere.
+
+        Raises:
+            DffError: the data set has no tracks.
+        """
+        raise self._lacks("tracks", "has_tracks")
+
+    @property
+    def tracks(self) -> Tracks:
+        """Tracks of the points of a grid in the first frame, a sixteenth of the shorter side apart.
+
+        Raises:
+            DffError: the data set has no tracks.
+        """
+        step = max(1, round(min(self.size) / 16))
+        y, x = torch.meshgrid(*(torch.arange(step // 2, side, step) for side in self.size), indexing="ij")
+        return self.track(0, torch.stack((x, y), -1).reshape(-1, 2).double())
+
+    def _lacks(self, what: str, question: str) -> DffError:
+        return DffError(f"{self.name} has no {what}: ask for it where clip.{question} is true.")
+
+    def _index(self, index: int) -> int:
+        """A frame counted from the start."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"frame {index} of a clip of {len(self)} frames")
+        return index % len(self)
 
     def window(self, start: int, stop: int, name: str = "") -> "Clip":
-        """The frames ``start <= i < stop`` as a clip of their own, numbered from 0; nothing is copied."""
+        """The frames ``start <= i < stop`` as a clip of their own, numbered from 0, with all ground truth; nothing is copied.
+
+        Raises:
+            DffError: there are no such frames.
+        """
         if not 0 <= start < stop <= len(self):
             raise DffError(
                 f"{self.name} has {len(self)} frames, so it has no window from {start} to {stop}: "
                 f"choose 0 <= start < stop <= {len(self)}."
             )
-
-        def part(stack):
-            """The same stretch of one of the stacks."""
-            return None if stack is None else LazyStack(lambda i: stack[start + i], stop - start)
-
-        return Clip(
-            name or f"{self.name}[{start}:{stop}]",
-            part(self.frames),
-            self.fps,
-            part(self.masks),
-            [i - start for i in self.labelled if start <= i < stop],
-            self.class_names,
-            part(self.instances),
-            (lambda i: self.boxes(start + i)) if self.has_boxes else None,
-            None if self._times is None else self._times[start:stop],
-        )
+        return _Window(self, start, stop, name or f"{self.name}[{start}:{stop}]")
 
     def in_memory(self) -> "Clip":
         """The same clip with its frames decoded once and kept (uint8). For short clips that are read many times."""
@@ -232,7 +292,49 @@ class Clip:
         return kept
 
 
-def agreed_rate(stated: float, times: Sequence[float]) -> float:
+class _Window(Clip):
+    """Consecutive frames of a clip, which is asked for everything under its own numbers."""
+
+    def __init__(self, whole: Clip, start: int, stop: int, name: str):
+        def same(stack: Stack | None) -> LazyStack | None:
+            """These frames of one of the stacks."""
+            return None if stack is None else LazyStack(lambda i: stack[start + i], stop - start)
+
+        super().__init__(
+            name, LazyStack(lambda i: whole.frames[start + i], stop - start), whole.fps, same(whole.masks),
+            [i - start for i in whole.labelled if start <= i < stop], whole.class_names, same(whole.instances),
+            (lambda i: whole.boxes(start + i)) if whole.has_boxes else None,
+            None if whole._times is None else whole._times[start:stop],
+        )  # fmt: skip
+        self.continuous = whole.continuous
+        self._whole, self._start = whole, start
+
+    @property
+    def has_flow(self) -> bool:
+        return self._whole.has_flow
+
+    def flow(self, i: int, k: int) -> Tensor:
+        return self._whole.flow(self._start + self._index(i), self._start + self._index(k))
+
+    def occluded(self, i: int, k: int) -> Tensor:
+        return self._whole.occluded(self._start + self._index(i), self._start + self._index(k))
+
+    def out_of_view(self, i: int, k: int) -> Tensor:
+        return self._whole.out_of_view(self._start + self._index(i), self._start + self._index(k))
+
+    @property
+    def has_tracks(self) -> bool:
+        return self._whole.has_tracks
+
+    def track(self, frame: int, points: Tensor) -> Tracks:
+        tracks, frames = (
+            self._whole.track(self._start + self._index(frame), points),
+            slice(self._start, self._start + len(self)),
+        )
+        return Tracks(tracks.points[frames], tracks.visible[frames], tracks.instances)
+
+
+def agreed_rate(stated: float, times: Sequence[float] | np.ndarray) -> float:
     """Frames per second: ``stated``, unless the seconds of the frames say otherwise."""
     if len(times) < 2 or not times[-1] > times[0]:
         return stated
@@ -249,11 +351,11 @@ def split_in_time(
     the training set; the gap keeps the two apart by more frames than the usual key-frame interval.
 
     Raises:
-        DffError: the clip is too short to leave each part two frames, or gap or fractions make no sense.
+        DffError: the clip is too short to leave each split two frames, or gap or fractions make no sense.
     """
     if gap < 0 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise DffError(
-            f"a gap of {gap} and parts of {fractions} do not cut a clip: choose a gap of 0 or more and parts that sum to 1."
+            f"a gap of {gap} and splits of {fractions} do not cut a clip: choose a gap of 0 or more and splits that sum to 1."
         )
     usable = len(clip) - 2 * gap
     train, val = round(usable * fractions[0]), round(usable * fractions[1])
@@ -267,7 +369,7 @@ def split_in_time(
         "val": (train + gap, train + gap + val),
         "test": (train + val + 2 * gap, len(clip)),
     }
-    return {part: clip.window(*cut, name=f"{clip.name}/{part}") for part, cut in cuts.items()}
+    return {split: clip.window(*cut, name=f"{clip.name}/{split}") for split, cut in cuts.items()}
 
 
 def pair_frames(clip: Clip, key: int, current: int) -> tuple[torch.Tensor, torch.Tensor]:

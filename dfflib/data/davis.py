@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dfflib.data.checks import Count, require
-from dfflib.data.clips import IGNORE, Boxes, Clip, LazyStack
+from dfflib.data.checks import Count, find_root, read_lines, require
+from dfflib.data.clips import IGNORE, Boxes, Clip
 from dfflib.data.label_files import LabelledFiles, image_files
+from dfflib.data.stacks import LazyStack
 from dfflib.errors import DffError
 
 CLASS_NAMES = ("background", "object")
@@ -82,15 +83,6 @@ def clips(
     return [_clip(root, name, listed[name], resolution, year, split, short_side) for name in names]
 
 
-def sequence_names(root: str | os.PathLike, year: int = 2016, split: str = "val") -> list[str]:
-    """The sequences that the list of a split names, in its order, whether or not they are there.
-
-    Raises:
-        DffError: no such year or split, or no list of it.
-    """
-    return list(_listed(_find_root(root), year, split))
-
-
 def check(root: str | os.PathLike) -> list[Count]:
     """Sequences, frames and masks of each split beside their official numbers.
 
@@ -142,11 +134,11 @@ class _Sequence(LabelledFiles):
         """The box of what is visible of each object; objects that are hidden in this frame have none."""
         ids = self.labels(index)
         tracks = [number for number in ids.unique().tolist() if number not in (0, IGNORE)]
-        boxes = []
+        corners = []
         for number in tracks:
             rows, columns = torch.nonzero(ids == number, as_tuple=True)
-            boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-        boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+            corners.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
         return Boxes(boxes, torch.ones(len(tracks), dtype=torch.int64), torch.tensor(tracks, dtype=torch.int64))
 
 
@@ -175,14 +167,11 @@ def decode(year: int, values: np.ndarray, file: Path, palette: bool) -> np.ndarr
 
 
 def _find_root(root: str | os.PathLike) -> Path:
-    root = require(Path(root).expanduser(), "the folder of DAVIS", "check the path")
-    for folder in (root, root / "DAVIS"):
-        if (folder / "JPEGImages").is_dir() and (folder / "ImageSets").is_dir():
-            return folder
-    raise DffError(
-        f"{root} does not hold JPEGImages/ and ImageSets/ (the layout of DAVIS): give the DAVIS folder of a download "
-        f"from {SOURCE}."
-    )
+    def holds(folder: Path) -> bool:
+        return (folder / "JPEGImages").is_dir() and (folder / "ImageSets").is_dir()
+
+    advice = "does not hold JPEGImages/ and ImageSets/ (the layout of DAVIS): give the DAVIS folder of a download"
+    return find_root(root, "DAVIS", ("DAVIS",), holds, f"{advice} from {SOURCE}")
 
 
 def _other_resolution(root: Path) -> str:
@@ -207,10 +196,10 @@ def _listed(root: Path, year: int, split: str) -> dict[str, list[str]]:
     if file is None:
         expected = root / "ImageSets" / str(year) / f"{split}.txt"
         raise DffError(f"{expected} is missing (the sequences of DAVIS {year} {split}): get it from {SOURCE}.")
-    sequences = {}
-    for line in file.read_text("utf-8-sig", "replace").splitlines():
-        if line.strip():
-            path = Path(line.split()[0])
+    sequences: dict[str, list[str]] = {}
+    for words in read_lines(file):
+        if words:
+            path = Path(words[0])
             framed = path.suffix.lower() in (".jpg", ".jpeg", ".png")
             sequences.setdefault(path.parent.name if framed else path.name, []).extend([path.stem] if framed else [])
     if not sequences:
@@ -239,7 +228,7 @@ def _clip(
             )
     labelled = [i for i, stem in enumerate(stems) if stem in masks]
     files = _Sequence([frames[s] for s in stems], [masks.get(s) for s in stems], partial(decode, year), short_side)
-    stacks = [LazyStack(read, len(stems)) for read in (files.frame, files.mask, files.labels)]
     if not labelled:
-        return Clip(name, stacks[0], FPS)
-    return Clip(name, stacks[0], FPS, stacks[1], labelled, CLASS_NAMES, stacks[2], files.boxes)
+        return Clip(name, files.frames, FPS)
+    objects, instances = LazyStack(files.mask, len(stems)), LazyStack(files.labels, len(stems))
+    return Clip(name, files.frames, FPS, objects, labelled, CLASS_NAMES, instances, files.boxes)

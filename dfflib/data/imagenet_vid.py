@@ -16,12 +16,13 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from dfflib.data.checks import Count, require
-from dfflib.data.clips import Boxes, Clip, LazyStack
-from dfflib.data.label_files import DAMAGE, LabelledFiles, check_size
+from dfflib.data.checks import Count, file_names, find_root, read_lines, require
+from dfflib.data.clips import Boxes, Clip
+from dfflib.data.label_files import DAMAGE, Files, FrameFiles, check_size
 from dfflib.data.video.reader import resized_shape
 from dfflib.errors import DffError
 
@@ -91,17 +92,16 @@ def training_frames(root: str | os.PathLike) -> list[tuple[str, int]]:
     if not listing.is_file():
         found = []
         for name, folder in _snippets(root, "train").items():
-            length = len(_frames(folder))
+            length = len(file_names(folder, ".jpeg"))
             count = min(length, FRAMES_PER_SNIPPET)
             found += [(name, int((n + 0.5) * length / count)) for n in range(count)]
         return found
     frames = []
-    for number, line in enumerate(listing.read_text("utf-8-sig", "replace").splitlines(), 1):
-        words = line.split()
+    for number, words in enumerate(read_lines(listing), 1):
         numbers = [int(word) for word in words[2:] if re.fullmatch("[0-9]{1,9}", word)]
         if len(words) != 4 or len(numbers) != 2 or numbers[0] >= numbers[1]:
             raise DffError(
-                f"{listing}, line {number} is {line!r}, not SNIPPET, 1, FRAME and a greater LENGTH: "
+                f"{listing}, line {number} is {' '.join(words)!r}, not SNIPPET, 1, FRAME and a greater LENGTH: "
                 f"take the list from {LISTS_SOURCE}."
             )
         frames.append((words[0].rsplit("/", 1)[-1], numbers[0]))
@@ -119,7 +119,7 @@ def still_images(root: str | os.PathLike, short_side: int | None = None) -> list
         root / "ImageSets" / "DET_train_30classes.txt", "the still images to train on", f"copy it from {LISTS_SOURCE}"
     )
     require(root / "Data" / "DET" / "train", "the still images of DET", f"get ILSVRC2015 DET from {SOURCE}")
-    stills = [line.split()[0] for line in listing.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
+    stills = [words[0] for words in read_lines(listing) if words]
     missing = [still for still, there in zip(stills, _present(root, stills)) if not there]
     if missing:
         raise DffError(
@@ -146,18 +146,20 @@ def check(root: str | os.PathLike) -> list[Count]:
     for split, (snippets, frames) in OFFICIAL.items():
         note = f"get ILSVRC2015 VID from {SOURCE}"
         present = _snippets(root, split) if (root / "Data/VID" / split).is_dir() else {}
-        files = sum(len(_frames(folder)) for folder in present.values())
+        files = sum(len(file_names(folder, ".jpeg")) for folder in present.values())
         counts.append(Count(f"VID {split} snippets (Data/VID/{split}/)", len(present), snippets, note, split != "test"))
         counts.append(Count(f"VID {split} frames (Data/VID/{split}/)", files, frames, note, split != "test"))
         if split != "test":
-            boxes = sum(len(_listed(_annotations(root, folder), ".xml")) for folder in present.values())
+            boxes = sum(len(file_names(_annotations(root, folder), ".xml")) for folder in present.values())
             counts.append(Count(f"VID {split} annotations (Annotations/VID/{split}/)", boxes, frames, note))
     for name, lines in TRAINING_LISTS.items():
         file = root / "ImageSets" / name
-        found = len(file.read_text("utf-8-sig", "replace").splitlines()) if file.is_file() else 0
-        counts.append(Count(f"lines of ImageSets/{name}", found, lines, f"copy it from {LISTS_SOURCE}", needed=False))
+        found = read_lines(file) if file.is_file() else []
+        counts.append(
+            Count(f"lines of ImageSets/{name}", len(found), lines, f"copy it from {LISTS_SOURCE}", needed=False)
+        )
         if name.startswith("DET") and file.is_file():
-            stills = [line.split()[0] for line in file.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
+            stills = [words[0] for words in found if words]
             note = f"get ILSVRC2015 DET from {SOURCE}"
             counts.append(
                 Count("still images of that list (Data/DET/)", sum(_present(root, stills)), lines, note, needed=False)
@@ -165,7 +167,7 @@ def check(root: str | os.PathLike) -> list[Count]:
     return counts
 
 
-class _Numbered(Sequence):
+class _Numbered:
     """The files 000000, 000001, ... of a snippet. Paths are made when asked for: a million of them would take a gigabyte."""
 
     def __init__(self, folder: Path, ending: str, length: int):
@@ -179,7 +181,7 @@ class _Numbered(Sequence):
 
 
 def _clip(root: Path, folder: Path, split: str, short_side: int | None) -> Clip:
-    names = _listed(folder, ".jpeg")
+    names = file_names(folder, ".jpeg")
     if not names:
         raise DffError(f"{folder} holds no JPEG files (a snippet of ImageNet VID {split}): unpack it again.")
     gap = next((n for n, name in enumerate(names) if name != f"{n:06d}.JPEG"), None)
@@ -198,43 +200,50 @@ def _clip(root: Path, folder: Path, split: str, short_side: int | None) -> Clip:
     return _make(folder.name, frames, _Numbered(annotations, ".xml", len(names)), short_side)
 
 
-def _make(name: str, frames: Sequence[Path], annotations: Sequence[Path] | None, short_side: int | None) -> Clip:
-    files = LabelledFiles(frames, [None] * len(frames), _no_labels, short_side)
+def _make(name: str, files: Files, annotations: Files | None, short_side: int | None) -> Clip:
+    frames = FrameFiles(files, short_side).frames
     if annotations is None:
-        return Clip(name, LazyStack(files.frame, len(frames)), FPS)
-    boxes = partial(_boxes, frames, annotations, short_side)
-    return Clip(name, LazyStack(files.frame, len(frames)), FPS, class_names=CLASS_NAMES, boxes=boxes)
+        return Clip(name, frames, FPS)
+    return Clip(name, frames, FPS, class_names=CLASS_NAMES, boxes=partial(_boxes, files, annotations, short_side))
 
 
-def _no_labels(values, file, palette):
-    raise AssertionError("no frame has a label map")
-
-
-def _boxes(frames: Sequence[Path], annotations: Sequence[Path], short_side: int | None, index: int) -> Boxes:
+def _boxes(frames: Files, annotations: Files, short_side: int | None, index: int) -> Boxes:
     """The boxes of a frame, in pixels of the resized frame."""
     file = require(annotations[index], "the boxes of a frame", f"get the annotations from {SOURCE} again")
     try:
         tree = ET.parse(file).getroot()
         width, height = (int(_number(tree, f"size/{side}")) for side in ("width", "height"))
-        found = [_object(node, width, height) for node in tree.findall("object")]
+        objects = [_object(node, width, height) for node in tree.findall("object")]
     except DAMAGE as error:
         raise DffError(f"{file} is no annotation of ImageNet ({error}): get it from {SOURCE} again.") from None
     check_size(file, (height, width), frames[index])
-    found = [entry for entry in found if entry is not None]
+    found = [entry for entry in objects if entry is not None]
     new_height, new_width = resized_shape((height, width), short_side)
     scale = torch.tensor([new_width / width, new_height / height] * 2)
-    boxes = torch.tensor([entry[0] for entry in found], dtype=torch.float32).reshape(-1, 4) * scale
-    labels = torch.tensor([entry[1] for entry in found], dtype=torch.int64)
+    boxes = torch.tensor([entry.box for entry in found], dtype=torch.float32).reshape(-1, 4) * scale
+    labels = torch.tensor([entry.label for entry in found], dtype=torch.int64)
     if tree.find("object") is not None and tree.find("object/trackid") is None:  # still images
         return Boxes(boxes, labels, torch.arange(len(found)))
-    tracks = torch.tensor([entry[2] for entry in found], dtype=torch.int64)
-    occluded, generated = (torch.tensor([entry[n] for entry in found], dtype=torch.bool) for n in (3, 4))
-    return Boxes(boxes, labels, tracks, occluded, generated)
+    tracks = torch.tensor([entry.track for entry in found], dtype=torch.int64)
+    occluded = torch.tensor([entry.occluded for entry in found], dtype=torch.bool)
+    return Boxes(boxes, labels, tracks, occluded, torch.tensor([entry.generated for entry in found], dtype=torch.bool))
 
 
-def _object(node: ET.Element, width: int, height: int) -> tuple | None:
-    """Box, class, track, occluded, generated of one object; None if VID does not have its class."""
-    name = node.findtext("name").strip()
+class _Object(NamedTuple):
+    """What is written of one object; ``track`` is None in still images."""
+
+    box: tuple[float, float, float, float]
+    label: int
+    track: int | None
+    occluded: bool
+    generated: bool
+
+
+def _object(node: ET.Element, width: int, height: int) -> _Object | None:
+    """One object; None if VID does not have its class."""
+    name = (node.findtext("name") or "").strip()
+    if not name:
+        raise ValueError("an object has no name")
     if name not in WORDNET_IDS[1:]:
         return None
     x1, y1, x2, y2 = (_number(node, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
@@ -242,8 +251,8 @@ def _object(node: ET.Element, width: int, height: int) -> tuple | None:
     if box[0] >= box[2] or box[1] >= box[3]:
         raise ValueError(f"the box {x1:g}, {y1:g}, {x2:g}, {y2:g} lies outside the frame of {width}x{height}")
     track = None if node.find("trackid") is None else int(_number(node, "trackid"))
-    flags = (node.findtext(flag) == "1" for flag in ("occluded", "generated"))
-    return box, WORDNET_IDS.index(name), track, *flags
+    occluded, generated = (node.findtext(flag) == "1" for flag in ("occluded", "generated"))
+    return _Object(box, WORDNET_IDS.index(name), track, occluded, generated)
 
 
 def _number(node: ET.Element, path: str) -> float:
@@ -255,12 +264,9 @@ def _number(node: ET.Element, path: str) -> float:
 
 
 def _find_root(root: str | os.PathLike) -> Path:
-    root = require(Path(root).expanduser(), "the folder of ImageNet VID", "check the path")
-    for folder in (root, root / "ILSVRC2015", root / "ILSVRC"):
-        if (folder / "Data" / "VID").is_dir():
-            return folder
-    raise DffError(
-        f"{root} does not hold Data/VID/ (the layout of ImageNet VID): give the folder ILSVRC2015 of the download."
+    advice = "does not hold Data/VID/ (the layout of ImageNet VID): give the folder ILSVRC2015 of the download"
+    return find_root(
+        root, "ImageNet VID", ("ILSVRC2015", "ILSVRC"), lambda folder: (folder / "Data" / "VID").is_dir(), advice
     )
 
 
@@ -269,11 +275,11 @@ def _snippets(root: Path, split: str) -> dict[str, Path]:
     if split not in OFFICIAL:
         raise DffError(f"ImageNet VID has no split {split!r}: choose one of {', '.join(OFFICIAL)}.")
     folder = require(root / "Data" / "VID" / split, f"ImageNet VID {split}", f"get ILSVRC2015 VID from {SOURCE}")
-    folders = [path for path in folder.iterdir() if path.is_dir()]
+    folders = [folder / name for name in file_names(folder)]
     if split == "train":
         # nothing else: some copies hold links to other splits beside the four folders
         groups = [path for path in folders if re.fullmatch(r"ILSVRC\d+_VID_train_\d+", path.name)]
-        folders = [path for group in groups for path in group.iterdir() if path.is_dir()]
+        folders = [group / name for group in groups for name in file_names(group)]
     if not folders:
         raise DffError(f"{folder} holds no snippets (folders of JPEG files): get ILSVRC2015 VID from {SOURCE}.")
     return {path.name: path for path in sorted(folders, key=lambda path: path.name)}
@@ -286,15 +292,5 @@ def _annotations(root: Path, snippet: Path) -> Path:
 def _present(root: Path, stills: list[str]) -> list[bool]:
     """Which still images are there; each folder is listed once."""
     folders = {still.rpartition("/")[0] for still in stills}
-    names = {folder: set(_listed(root / "Data" / "DET" / folder, ".jpeg")) for folder in folders}
+    names = {folder: set(file_names(root / "Data" / "DET" / folder, ".jpeg")) for folder in folders}
     return [f"{still.rpartition('/')[2]}.JPEG" in names[still.rpartition("/")[0]] for still in stills]
-
-
-def _frames(folder: Path) -> list[Path]:
-    return [folder / name for name in _listed(folder, ".jpeg")]
-
-
-def _listed(folder: Path, ending: str) -> list[str]:
-    if not os.path.isdir(folder):
-        return []
-    return sorted(name for name in os.listdir(folder) if name.lower().endswith(ending) and not name.startswith("."))

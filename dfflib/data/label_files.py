@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dfflib.data.stacks import LazyStack
 from dfflib.data.video.image_folder import SUFFIXES, natural_key
 from dfflib.data.video.reader import resize, resized_shape, to_tensor
 from dfflib.errors import DffError
@@ -26,26 +28,27 @@ DAMAGE = (
 PNG, LARGEST_LABEL = b"\x89PNG\r\n\x1a\n", 2**16 - 1
 
 
-class LabelledFiles:
-    """Frames and label maps of one clip, each read from its file when it is asked for.
+class Files(Protocol):
+    """Files by number: a list, or what makes their names when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Path: ...
+
+
+class FrameFiles:
+    """Frames of one clip, each read from its file when it is asked for.
 
     Args:
-        frames: image files, all of one size.
-        labels: the label map of each frame, or None.
-        decode: makes labels of the raw values of a label map, its path, and whether it has a palette.
-        short_side: resize so that the shorter side has that many pixels: frames by area, label maps by nearest neighbour.
+        files: images, all of one size.
+        short_side: resize so that the shorter side has that many pixels, by area.
     """
 
-    def __init__(
-        self,
-        frames: Sequence[Path],
-        labels: Sequence[Path | None],
-        decode: Callable[[np.ndarray, Path, bool], np.ndarray],
-        short_side: int | None = None,
-    ):
+    def __init__(self, files: Files, short_side: int | None = None):
         if short_side is not None and short_side < 1:
             raise DffError(f"the shorter side of the frames cannot be {short_side} pixels: choose 1 or more.")
-        self._frames, self._labels, self._decode, self._short_side = frames, labels, decode, short_side
+        self._frames, self._short_side = files, short_side
+        self.frames = LazyStack(self.frame, len(files))
 
     def frame(self, index: int) -> Tensor:
         """One frame ``(3, H, W)`` uint8."""
@@ -53,6 +56,27 @@ class LabelledFiles:
         if index:
             check_size(self._frames[index], image.shape[:2], self._frames[0])
         return to_tensor(resize(image, resized_shape(image.shape[:2], self._short_side)))
+
+
+class LabelledFiles(FrameFiles):
+    """Frames and label maps of one clip.
+
+    Args:
+        files: images, all of one size.
+        labels: the label map of each frame, or None.
+        decode: makes labels of the raw values of a label map, its path, and whether it has a palette.
+        short_side: resize so that the shorter side has that many pixels: frames by area, label maps by nearest neighbour.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        labels: Sequence[Path | None],
+        decode: Callable[[np.ndarray, Path, bool], np.ndarray],
+        short_side: int | None = None,
+    ):
+        super().__init__(files, short_side)
+        self._labels, self._decode = labels, decode
 
     def labels(self, index: int) -> Tensor:
         """One label map ``(H, W)`` int64, as ``decode`` makes it."""

@@ -13,7 +13,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import torch
@@ -49,7 +50,7 @@ class Batch:
 
     def to(self, device) -> "Batch":
         """The same batch on a device."""
-        return Batch(*(None if part is None else part.to(device) for part in vars(self).values()))
+        return replace(self, **{name: part.to(device) for name, part in vars(self).items() if part is not None})
 
 
 def generator(seed: int, step: int) -> torch.Generator:
@@ -100,7 +101,7 @@ class FramePairs:
         key = max(current - below(self.max_interval, rng), self.shots[c].start_of(current))
         top, left = (below(side - crop + 1, rng) for side, crop in zip(clip.size, self.crop))
         window = (..., slice(top, top + self.crop[0]), slice(left, left + self.crop[1]))
-        parts = [clip.frames[key][window] / 255, clip.frames[current][window] / 255, clip.masks[current][window]]
+        parts = [clip.frames[key][window] / 255, clip.frames[current][window] / 255, clip.mask(current)[window]]
         if self.flip and below(2, rng):
             parts = [part.flip(-1) for part in parts]
         return *parts, torch.tensor(key == current)
@@ -226,7 +227,7 @@ def _sheltered() -> Iterator[None]:
     """What is started here does not run the main script again, which may have no main guard; and signals to the whole group,
     as a terminal sends them, do not reach it: it ends with its trainer, which may want to finish a step."""
     main = vars(sys.modules["__main__"])
-    kept = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
+    kept: dict[str, Any] = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
     main["__spec__"] = None
     masks = hasattr(signal, "pthread_sigmask")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if masks else ()
@@ -251,4 +252,10 @@ def _begin_worker(_: int) -> None:
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     trainer = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (trainer.join(), os._exit(1)), name="trainer", daemon=True).start()
+
+    def end_with_the_trainer() -> None:
+        if trainer is not None:
+            trainer.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_the_trainer, name="trainer", daemon=True).start()

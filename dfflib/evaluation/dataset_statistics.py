@@ -32,7 +32,7 @@ def class_frequencies(clips: Iterable[Clip], step: int = 1) -> pd.DataFrame:
     for clip in clips:
         names = clip.class_names
         for index in clip.labelled[::step]:
-            mask = clip.masks[index]
+            mask = clip.mask(index)
             found = torch.bincount(mask[mask != IGNORE], minlength=len(names))
             pixels, frames, counted = pixels + found, frames + (found > 0).long(), counted + 1
     pixels, frames = np.asarray(pixels), np.asarray(frames)
@@ -46,7 +46,7 @@ def dis_motion(clip: Clip, i: int, k: int) -> Tensor:
 
 
 def exact_motion(clip: Clip, i: int, k: int) -> Tensor:
-    """Exact flow of a Shapes clip, ``(2, H, W)`` in pixels."""
+    """Exact flow of a clip that has it, ``(2, H, W)`` in pixels."""
     return clip.flow(i, k)
 
 
@@ -93,7 +93,7 @@ def render_rate(level: str, size: tuple[int, int], clips: int = 6, frames: int =
             began = time.perf_counter()
             clip = ShapesClip(seed, level, size, frames + offset)
             for i in range(offset, frames + offset):
-                clip.frames[i], clip.masks[i], clip.instances[i], clip.boxes(i)
+                clip.frames[i], clip.mask(i), clip.instance_mask(i), clip.boxes(i)
                 clip.flow(i, i - offset), clip.occlusion(i, i - offset)
             rates.append(frames / (time.perf_counter() - began))
     finally:
@@ -101,11 +101,11 @@ def render_rate(level: str, size: tuple[int, int], clips: int = 6, frames: int =
     return sorted(rates)[len(rates) // 2]
 
 
-def kinds_of_pixel(clip: ShapesClip, i: int, k: int, reach: int = 3) -> dict[str, Tensor]:
+def kinds_of_pixel(clip: Clip, i: int, k: int, reach: int = 3) -> dict[str, Tensor]:
     """Why a label of frame i may not be had from frame k: four disjoint masks that cover the frame.
 
     Args:
-        clip: of the Shapes world, where the reasons are known.
+        clip: one with flow, where the reasons are known.
         i, k: current and key frame.
         reach: pixels to both sides of an outline that count as near it.
 
@@ -113,7 +113,7 @@ def kinds_of_pixel(clip: ShapesClip, i: int, k: int, reach: int = 3) -> dict[str
         Kind -> ``(H, W)`` bool: covered in the key frame (by something in front), outside the key frame, near an outline of
         frame i, elsewhere; each without those before it, but that a place outside counts as outside.
     """
-    labels = clip.masks[i][None, None].float()
+    labels = clip.mask(i)[None, None].float()
     largest, smallest = (sign * F.max_pool2d(sign * labels, 2 * reach + 1, 1, reach)[0, 0] for sign in (1, -1))
     outside = clip.out_of_view(i, k)
     covered = clip.occluded(i, k) & ~outside

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfflib.data.clips import IGNORE, Clip, check_labels, pair_frames
 from dfflib.errors import DffError
-from dfflib.flow import ExactFlow
+from dfflib.flow import FlowSource
 from dfflib.metrics import region_similarity
 from dfflib.warp import compose, warp
 
@@ -25,7 +25,11 @@ def carry(mask: Tensor, flow: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def propagation(
-    clips: Sequence[Clip], sources: dict[str, nn.Module], interval: int = 10, chained: Sequence[str] = (), keys: int = 6
+    clips: Sequence[Clip],
+    sources: dict[str, FlowSource],
+    interval: int = 10,
+    chained: Sequence[str] = (),
+    keys: int = 6,
 ) -> pd.DataFrame:
     """J of propagated masks, by distance from the key frame.
 
@@ -36,7 +40,7 @@ def propagation(
 
     Args:
         clips: with masks of every frame; class 0 is background, all others are the object.
-        sources: name -> flow source with ``image_flow``, or `ExactFlow` for Shapes clips.
+        sources: name -> flow source with ``image_flow``, or `ExactFlow` for clips with flow.
         interval: l; offsets 0 .. l-1.
         chained: names out of ``sources``.
         keys: key frames a clip.
@@ -69,7 +73,7 @@ def propagation(
     return pd.DataFrame(rows)
 
 
-def _one_key(clip: Clip, key: int, interval: int, name: str, source: nn.Module, chain: bool, sums: dict) -> None:
+def _one_key(clip: Clip, key: int, interval: int, name: str, source: FlowSource, chain: bool, sums: dict) -> None:
     """Add J of one key frame's mask in the frames after it."""
     start, chained = _object(clip, key)[0], None
     for offset in range(interval):
@@ -89,15 +93,13 @@ def _one_key(clip: Clip, key: int, interval: int, name: str, source: nn.Module, 
 
 def _object(clip: Clip, index: int) -> tuple[Tensor, Tensor]:
     """Where the object is in a frame, and which pixels count, both ``(H, W)`` bool."""
-    mask = clip.masks[index]
+    mask = clip.mask(index)
     check_labels(mask, clip.num_classes or IGNORE, f"the mask of frame {index} of {clip.name}")
     valid = mask != IGNORE
     return (mask > 0) & valid, valid
 
 
-def _flow(source: nn.Module, clip: Clip, i: int, k: int) -> Tensor:
+def _flow(source: FlowSource, clip: Clip, i: int, k: int) -> Tensor:
     """Flow from frame i to frame k at image size, ``(1, 2, H, W)``."""
-    if isinstance(source, ExactFlow):
-        return source.at(clip, i, [k]).image_flow()
     key, current = pair_frames(clip, k, i)
-    return source.image_flow(key, current)
+    return source.at(clip, i, [k]).image_flow(key, current)

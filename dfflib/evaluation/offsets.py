@@ -19,7 +19,7 @@ from dfflib import profiles
 from dfflib.data.clips import Clip, check_labels
 from dfflib.data.shots import Shots
 from dfflib.errors import DffError
-from dfflib.flow import ExactFlow, FlowSource, ZeroFlow
+from dfflib.flow import FlowSource, ZeroFlow
 from dfflib.inference.schedule import FixedInterval
 from dfflib.limits import check
 from dfflib.metrics import ConfusionMatrix, count_pairs
@@ -74,7 +74,7 @@ def by_offset(
     known = _Known(model)
     for clip, i in tqdm(jobs, desc=f"offsets 0 to {interval - 1}", disable=not progress, leave=False, mininterval=1.0):
         window, features = known.before(clip, i, interval)  # offset d is row d
-        label = clip.masks[i][None]
+        label = clip.mask(i)[None]
         check_labels(label, classes, f"the mask of frame {i} of {clip.name}")
         scores = model.predict(features[:1], clip.size)
         if scores.shape[1] > classes:
@@ -82,10 +82,11 @@ def by_offset(
                 f"the model tells {scores.shape[1]} classes apart, but {clip.name} has {classes}: choose a checkpoint trained "
                 f"for these classes."
             )
-        frame, estimates = scores.argmax(1).cpu(), {}
+        frame, keys = scores.argmax(1).cpu(), [i - d for d in range(1, interval)]
+        estimates: dict[FlowSource, tuple[Tensor, Tensor | None]] = {}
         for name in names:
             labels = frame.expand(interval, -1, -1) if name == "Frame" else _propagated(
-                model, _aimed(methods[name], clip, i, interval), features, window, clip.size, frame, estimates
+                model, methods[name].at(clip, i, keys), features, window, clip.size, frame, estimates
             )  # fmt: skip
             counts[name, "labels"] += count_pairs(labels, label, classes)
             counts[name, "frame"] += count_pairs(labels, frame, classes)
@@ -104,11 +105,6 @@ def evaluated_frames(clip: Clip, interval: int, step: int = 1) -> list[int]:
     """Labelled frames whose ``interval - 1`` predecessors lie in the same shot, every ``step``-th of them."""
     shots = Shots(clip)
     return [i for i in clip.labelled if i - (interval - 1) >= shots.start_of(i)][::step]
-
-
-def _aimed(source: FlowSource, clip: Clip, i: int, interval: int) -> FlowSource:
-    """A flow source that knows which frames it is asked about, if it has to."""
-    return source.at(clip, i, [i - d for d in range(1, interval)]) if isinstance(source, ExactFlow) else source
 
 
 class _Known:
@@ -139,10 +135,10 @@ def _propagated(model, source, features, window, size, frame, estimates) -> Tens
     if len(window) == 1:
         return frame
     root = source.root
-    if id(root) not in estimates:
+    if root not in estimates:
         current = window[:1].expand(len(window) - 1, -1, -1, -1)
-        estimates[id(root)] = root(window[1:], current, tuple(features.shape[-2:]))
-    flow, scale = source.kept(*estimates[id(root)])
+        estimates[root] = root(window[1:], current, tuple(features.shape[-2:]))
+    flow, scale = source.kept(*estimates[root])
     return torch.cat((frame, model.predict(model.move(features[1:], flow, scale), size).argmax(1).cpu()))
 
 

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from dfflib import profiles
 from dfflib.data.shapes import ShapesClip
 from dfflib.data.shapes.pairs import ShapesPairs, as_batch
-from dfflib.data.shapes.scenes import PARTS, SEEDS_PER_PART
+from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT, SPLITS
 from dfflib.errors import DffError
 from dfflib.evaluation.offsets import by_offset
 from dfflib.flow import Ablated, DISFlow, ExactFlow, ZeroFlow, end_point_error
@@ -63,15 +63,15 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Source]] = {
 """Variant -> training stages whose checkpoints make the model, the first of which trained N; and its flow source."""
 
 
-def test_clips(count: int, frames: int, part: str = "test") -> list[ShapesClip]:
-    """The first clips of a part of the Shapes world, at the medium level and the size that models are trained at.
+def test_clips(count: int, frames: int, split: str = "test") -> list[ShapesClip]:
+    """The first clips of a split of the Shapes world, at the medium level and the size that models are trained at.
 
     With as many frames as the interval, one frame of each is evaluated: the last, from every key frame before it. Many
     scenes and one frame of each say more than many frames of few scenes.
     """
-    if not 1 <= count <= SEEDS_PER_PART:
-        raise DffError(f"{count} clips were asked for: choose 1 to {SEEDS_PER_PART}.")
-    return list(_rendered(PARTS.index(part) * SEEDS_PER_PART, count, frames, SHAPES_SIZE))
+    if not 1 <= count <= SEEDS_PER_SPLIT:
+        raise DffError(f"{count} clips were asked for: choose 1 to {SEEDS_PER_SPLIT}.")
+    return list(_rendered(SPLITS.index(split) * SEEDS_PER_SPLIT, count, frames, SHAPES_SIZE))
 
 
 @lru_cache(maxsize=2)
@@ -98,7 +98,7 @@ def compare(
     profile: str, seed: int = 0, out_dir: str = "", variants: Iterable[str] = tuple(VARIANTS), interval: int = 10,
     progress: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
-    """Accuracy of every variant at every offset, on the test part of the Shapes world.
+    """Accuracy of every variant at every offset, on the test split of the Shapes world.
 
     Args:
         profile, seed, out_dir: which checkpoints.
@@ -223,7 +223,7 @@ def ways_to_warp(
         }
         for way, carried in moved.items():
             labels = model.predict(carried, clip.size).argmax(1)
-            counts[way] = counts[way] + count_pairs(labels, clip.masks[interval - 1][None], clips[0].num_classes)
+            counts[way] = counts[way] + count_pairs(labels, clip.mask(interval - 1)[None], clips[0].num_classes)
     rows = []
     for way, matrices in counts.items():
         for d, matrix in enumerate(matrices):

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dfflib.data.clips import Clip
 from dfflib.flow.flownet import FLOW_UNIT, FlowNetS
 from dfflib.warp import resample, resize_flow
 
@@ -39,6 +40,11 @@ class FlowSource(nn.Module):
     def forward(self, key: Tensor, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``."""
         return self.estimate(self.encode_key(key), current, size)
+
+    def at(self, clip: Clip, current: int, keys: list[int]) -> "FlowSource":
+        """The source to ask about one current frame of a clip, and a key frame for each row of the batch: this one, unless
+        it reads ground truth."""
+        return self
 
     @property
     def root(self) -> "FlowSource":
@@ -144,12 +150,11 @@ class ZeroFlow(FlowSource):
 
 
 class ExactFlow(FlowSource):
-    """The true flow of a Shapes clip in the place of an estimate.
+    """The ground truth of a clip that has flow (`Clip.has_flow`) in the place of an estimate.
 
-    It cannot be read from images, so `at` says which frames the next call is about. A feature cell takes the flow of the
-    pixel at its centre: a mean would mix the motions on both sides of an outline.
+    It cannot be read from images: `at` gives the source for certain frames of a clip, and that one answers.
 
-    True flow alone is *not* the best that warping can do. A pixel whose surface was hidden in the key frame is led to
+    Exact flow alone is *not* the best that warping can do. A pixel whose surface was hidden in the key frame is led to
     whatever hid it there, and shows that a second time: a ghost. With ``occlusion=True`` such pixels are led out of the
     picture instead, where the warp finds zeros: the upper bound of every flow.
     """
@@ -160,22 +165,40 @@ class ExactFlow(FlowSource):
         super().__init__()
         self.occlusion = occlusion
 
-    def at(self, clip, current: int, keys: list[int]) -> "ExactFlow":
-        """The next call is about these frames of ``clip``: one current frame, and a key frame for each row of the batch."""
-        flows = torch.stack([clip.flow(current, k) for k in keys])
-        if self.occlusion:
-            hidden = torch.stack([clip.occluded(current, k) for k in keys])
-            flows = torch.where(hidden[:, None], self.OUTSIDE, flows)
-        self._flow = flows
-        return self
+    def at(self, clip: Clip, current: int, keys: list[int]) -> "GivenFlow":
+        """The exact flow from one frame of a clip to some others.
 
-    def image_flow(self, key: Tensor | None = None, current: Tensor | None = None) -> Tensor:
-        """Flow at image size, in pixels, ``(N, 2, H, W)``, of the frames named last; the images are not looked at."""
-        return self._flow
+        Raises:
+            DffError: the clip has no flow.
+        """
+        flows = torch.zeros(len(keys), 2, *clip.size)
+        for row, key in zip(flows, keys, strict=True):
+            row.copy_(clip.flow(current, key))
+            if self.occlusion:
+                row[:, clip.occluded(current, key)] = self.OUTSIDE
+        return GivenFlow(flows)
+
+
+class GivenFlow(FlowSource):
+    """A flow that is known; the images are not looked at.
+
+    A feature cell takes the flow of the pixel at its centre: a mean would mix the motions on both sides of an outline.
+
+    Args:
+        flow: at image size, in pixels, ``(N, 2, H, W)``.
+    """
+
+    def __init__(self, flow: Tensor):
+        super().__init__()
+        self.flow = flow
+
+    def image_flow(self, key: Tensor, current: Tensor) -> Tensor:
+        """The flow ``(N, 2, H, W)``, in pixels."""
+        return self.flow
 
     def estimate(self, encoded, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
         """Flow ``(N, 2, h, w)`` in feature cells."""
-        flow = self._flow.to(current)
+        flow = self.flow.to(current)
         cells = flow.new_tensor([size[1] / flow.shape[-1], size[0] / flow.shape[-2]]).view(1, 2, 1, 1)
         return F.interpolate(flow, size=tuple(size), mode="nearest-exact") * cells, None
 
@@ -192,6 +215,11 @@ class Ablated(FlowSource):
     def __init__(self, source: FlowSource, flow: bool = True, scale: bool = True):
         super().__init__()
         self.source, self.keep_flow, self.keep_scale = source, flow, scale
+
+    def at(self, clip: Clip, current: int, keys: list[int]) -> FlowSource:
+        """The same, of the source for these frames."""
+        source = self.source.at(clip, current, keys)
+        return self if source is self.source else Ablated(source, self.keep_flow, self.keep_scale)
 
     def encode_key(self, key: Tensor):
         """What the source computes from the key frame."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dfflib.data.video import VideoStream, VideoWriter, read_stream
-from dfflib.data.video.prefetch import ahead
+from dfflib.data.video.prefetch import prefetch
 from dfflib.data.video.reader import resized_shape
 from dfflib.data.video.writer import FASTEST, FORMATS, part_of
 from dfflib.errors import DffError
@@ -311,7 +311,7 @@ def _paint(
 ) -> tuple[int, int]:
     """Write a stream with its labels painted over; returns the numbers of frames and of key frames. A name shows a bar."""
     keys, fps = 0, min(stream.fps, FASTEST)
-    frames = ahead(stream, AHEAD)
+    frames = prefetch(stream, AHEAD)
     bar = tqdm(
         frames, total=stream.num_frames, desc=name, unit="frame", disable=name is None, leave=False, mininterval=1.0
     )

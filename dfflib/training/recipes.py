@@ -6,6 +6,8 @@ recipe         labels                                       flow pre-training
 ``threshold``  intensity threshold on the sample clips      real frames moved by a known flow
 ``shapes``     seven classes of shapes, medium level        exact flow of the same world
 ``camvid``     eleven classes of street scenes, by hand     - (key frames alone: its training frames are a second apart)
+``chairs``     -                                            FlyingChairs, as the paper's (flow pre-training alone)
+``sintel``     -                                            MPI Sintel (flow pre-training alone)
 =============  ===========================================  ==============================================================
 """
 
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dfflib.data import camvid, catalogue
+from dfflib.data.optical_flow import FlowPairs
 from dfflib.data.pairs import FramePairs, MovedFrames
 from dfflib.data.shapes.outlines import CLASS_NAMES
 from dfflib.data.shapes.pairs import ShapesPairs
@@ -36,7 +39,7 @@ class Recipe:
         about: the data, in a few words, for the header of checkpoints.
         model: arguments of ``dff.build``.
         joint_starts: stages that ``joint`` starts from.
-        batches: ``batches(stage, part, profile)`` gives an object with ``batch(size, seed, step) -> Batch``.
+        batches: ``batches(stage, split, profile)`` gives an object with ``batch(size, seed, step) -> Batch``.
         workers: rendering is slow enough to be worth processes of its own.
         seeds: stage -> seeds of the checkpoints that the workbook's tables and figures are made from.
         aside: of one seed, for a figure or a table of its own: profiles that train from nothing take the shipped checkpoints
@@ -81,36 +84,43 @@ class Recipe:
         }.get(stage, ("keyframe", "flow_pretrain"))
 
 
-def _threshold_batches(stage: str, part: str, profile: Profile):
-    clips = threshold_set(part, profile.short_side)
+def _threshold_batches(stage: str, split: str, profile: Profile):
+    clips = threshold_set(split, profile.short_side)
     crop = tuple(min(profile.crop[axis], *(clip.size[axis] for clip in clips)) for axis in (0, 1))
     if stage == "flow_pretrain":
         return MovedFrames(clips, crop)
-    return FramePairs(clips, crop, profile.max_interval, flip=part == "train")
+    return FramePairs(clips, crop, profile.max_interval, flip=split == "train")
 
 
-def _shapes_batches(stage: str, part: str, profile: Profile):
+def _shapes_batches(stage: str, split: str, profile: Profile):
     interval = 0 if stage == "keyframe" else None  # the key-frame stage looks at the current frame only
-    return ShapesPairs(part, "medium", SHAPES_SIZE, profile.max_interval, interval=interval)
+    return ShapesPairs(split, "medium", SHAPES_SIZE, profile.max_interval, interval=interval)
 
 
-def _camvid_batches(stage: str, part: str, profile: Profile):
+def _camvid_batches(stage: str, split: str, profile: Profile):
     if stage != "keyframe":
         raise DffError(
             f"CamVid cannot train stage {stage!r}: its training frames lie a second apart, so take keyframe."
         )
-    root = catalogue.find("camvid")
-    if root is None:
-        folder = catalogue.data_folder() / catalogue.FOLDERS["camvid"]
-        raise DffError(
-            f"{folder} is missing (a copy of CamVid): put one there, or set DFFLIB_DATA to the folder around it."
-        )
+    root = catalogue.copy_of("camvid")
     pairs = FramePairs(
-        camvid.clips(root, "train", profile.short_side), profile.crop, max_interval=1, flip=part == "train"
+        camvid.clips(root, "train", profile.short_side), profile.crop, max_interval=1, flip=split == "train"
     )
     held_out = pairs.frames[::10]  # of the training split: the val split is for testing propagation
-    pairs.frames = held_out if part == "val" else [frame for frame in pairs.frames if frame not in held_out]
+    pairs.frames = held_out if split == "val" else [frame for frame in pairs.frames if frame not in held_out]
     return pairs
+
+
+def _published_flow(name: str) -> Callable[[str, str, Profile], FlowPairs]:
+    """The batches of a set of published flow, which has no labels."""
+
+    def batches(stage: str, split: str, profile: Profile) -> FlowPairs:
+        """Pairs for flow pre-training."""
+        if stage != "flow_pretrain":
+            raise DffError(f"{name} cannot train stage {stage!r}: it has flow but no labels, so take flow_pretrain.")
+        return FlowPairs(name, catalogue.copy_of(name), split, profile.crop, flip=split == "train")
+
+    return batches
 
 
 RECIPES = {
@@ -131,6 +141,13 @@ RECIPES = {
         dict(num_classes=len(camvid.CLASS_NAMES), flow_net="correlation", flow_width=0.75), (), _camvid_batches, workers=True,
         seeds=dict(keyframe=(0,)), aside=True, needs="camvid",
     ),
+    **{
+        name: Recipe(
+            name, f"published optical flow of {folder}", dict(num_classes=2, flow_net="correlation", flow_width=0.75), (),
+            _published_flow(folder.lower()), workers=True, aside=True, needs=folder.lower(),
+        )
+        for name, folder in (("chairs", "FlyingChairs"), ("sintel", "Sintel"))
+    },
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ def truth(clip: Clip, i: int, k: int, view: str, max_motion: float | None = None
     """One kind of ground truth of frame i, as a picture.
 
     Args:
-        clip: any clip that has it; ``flow``, ``occlusion`` and ``tracks`` need a Shapes clip.
+        clip: any clip that has it (``clip.has_flow``, say).
         i: the (current) frame.
         k: the other (key) frame, for flow, occlusion and tracks; the others do not look at it.
         view: one of `VIEWS`.
@@ -33,9 +33,9 @@ def truth(clip: Clip, i: int, k: int, view: str, max_motion: float | None = None
         raise ValueError(f"view is {view!r}: choose one of {', '.join(VIEWS)}.")
     frame = clip.frames[i]
     if view == "classes":
-        return enlarge(overlay(frame, clip.masks[i]), scale)
+        return enlarge(overlay(frame, clip.mask(i)), scale)
     if view == "objects":
-        return enlarge(overlay(frame, clip.instances[i]), scale)
+        return enlarge(overlay(frame, clip.instance_mask(i)), scale)
     if view == "boxes":
         return draw_boxes(frame, clip.boxes(i), clip.class_names, scale)
     if view == "flow":
@@ -52,7 +52,7 @@ def labelled(clip: Clip) -> np.ndarray:
     chosen = clip.labelled if len(clip.labelled) else range(len(clip))
     i = chosen[len(chosen) // 2]
     if clip.masks is not None:
-        return overlay(clip.frames[i], clip.masks[i])
+        return overlay(clip.frames[i], clip.mask(i))
     return draw_boxes(clip.frames[i], clip.boxes(i), clip.class_names, scale=1)
 
 

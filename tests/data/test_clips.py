@@ -6,7 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfflib.data.clips import Clip, LazyStack, split_in_time
+from dfflib.data.clips import Clip, split_in_time
+from dfflib.data.shapes import ShapesClip
+from dfflib.data.stacks import LazyStack
 from dfflib.errors import DffError
 
 LENGTH = 7
@@ -134,3 +136,33 @@ def test_splits_that_make_no_sense():
         split_in_time(numbered(100), gap=-1)
     with pytest.raises(DffError, match="sum to 1"):
         split_in_time(numbered(100), (0.5, 0.5, 0.5))
+
+
+def test_a_clip_without_ground_truth_says_so():
+    clip = numbered(3)
+    assert not clip.has_flow and not clip.has_tracks and not clip.has_boxes
+    asked = {
+        "boxes": lambda: clip.boxes(0), "masks": lambda: clip.mask(0), "instances": lambda: clip.instance_mask(0),
+        "flow": lambda: clip.flow(1, 0), "occlusion": lambda: clip.occlusion(1, 0), "tracks": lambda: clip.tracks,
+    }  # fmt: skip
+    for what, ask in asked.items():
+        with pytest.raises(DffError, match=rf"numbered has no {what}: ask for .*\.$"):
+            ask()
+
+
+def test_a_window_keeps_all_ground_truth_under_its_own_numbers():
+    whole = ShapesClip(3, "medium", (40, 56), 9)
+    part = whole.window(1, 9).window(1, 7)  # frames 2 to 7
+    assert part.has_flow and part.has_tracks and part.has_boxes and part.continuous and part.fps == whole.fps
+    assert torch.equal(part.instance_mask(3), whole.instance_mask(5)) and torch.equal(part.mask(-1), whole.mask(7))
+    assert torch.equal(part.boxes(-1).boxes, whole.boxes(7).boxes)
+    for ask in (Clip.flow, Clip.occluded, Clip.out_of_view, Clip.occlusion):
+        name = ask.__name__
+        assert torch.equal(getattr(part, name)(-1, 1), getattr(whole, name)(7, 3))
+    points = torch.tensor([[20.0, 11.0], [3.0, 30.0]])
+    found, expected = part.track(2, points), whole.track(4, points)
+    assert torch.equal(found.points, expected.points[2:8]) and torch.equal(found.visible, expected.visible[2:8])
+    assert torch.equal(found.instances, expected.instances) and len(part.tracks.points) == 6
+    for call in (lambda: part.flow(6, 0), lambda: part.boxes(-7), lambda: part.track(6, points)):
+        with pytest.raises(IndexError, match="of a clip of 6 frames"):
+            call()

@@ -2,21 +2,16 @@
 
 import random
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torchvision.datasets._optical_flow import _read_16bits_png_with_flow_and_valid_mask as torchvision_reads
 
 from dfflib.data import camvid, davis, imagenet_vid
-from dfflib.data.optical_flow import FlowPairs
+from dfflib.data.optical_flow import FlowPairs, read_flo
 from dfflib.errors import DffError
 from tests.data import test_camvid, test_davis, test_imagenet_vid, test_optical_flow
-from tests.data.test_optical_flow import SIZE, constant, kitti, write_kitti_flow
 
 
 def mutated(data: bytes, seed: int) -> bytes:
@@ -71,47 +66,17 @@ def outcomes(
     return read_well, count - read_well
 
 
-def equal(one, other):
-    return all(torch.equal(one[part], other[part]) for part in other)
-
-
-def kitti_flow(root: Path) -> None:
-    """What the child process runs: 400 mutations as they are, and 200 with the checksums made right."""
-    kitti(root)
-    rng = np.random.default_rng(0)
-    file = root / "KittiFlow/training/flow_occ/000000_10.png"
-    write_kitti_flow(file, rng.integers(-512, 512, (2, *SIZE)) / 64, rng.random(SIZE) < 0.5)
-    pairs = FlowPairs("kitti2015", root)
-    assert outcomes(file, lambda: pairs[0], 400, equal)[1] > 300
-    outcomes(file, lambda: pairs[0], 200, lambda *_: True, repair=True)
-
-
-def test_kitti_flow_in_a_process_of_its_own(tmp_path):
-    here = Path(__file__).parents[2]
-    code = f"import sys, pathlib; sys.path.insert(0, {str(here)!r}); from tests.data import test_mutations as t;"
-    code += "t.kitti_flow(pathlib.Path('.'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_kitti_flow_has_the_values_that_torchvision_reads(tmp_path):
-    rng = np.random.default_rng(0)
-    file = kitti(tmp_path) / "training/flow_occ/000000_10.png"
-    write_kitti_flow(file, rng.integers(-(2**15), 2**15, (2, *SIZE)) / 64, rng.random(SIZE) < 0.5)
-    flow, valid = torchvision_reads(str(file))
-    found = FlowPairs("kitti2015", tmp_path).pairs._read_flow(str(file))
-    assert np.array_equal(found[0], flow) and found[0].dtype == flow.dtype and np.array_equal(found[1], valid)
-
-
 def test_flo_files_and_their_listing(tmp_path):
     folder = test_optical_flow.chairs(tmp_path)
-    test_optical_flow.write_flo(folder / "data/00001_flow.flo", constant((1, 2)))
-    pairs = FlowPairs("flyingchairs", tmp_path)
-    # a .flo file has no checksum: any values may come out, but of the right shape and finite
-    right = lambda found, expected: found["flow"].shape == expected["flow"].shape and found["flow"].isfinite().all()  # noqa: E731
-    outcomes(folder / "data/00001_flow.flo", lambda: pairs[0], 100, right)
+    file = folder / "data/00001_flow.flo"
+    # a .flo file has no checksum: any values may come out, but of the right shape
+    right = lambda found, expected: found.shape == expected.shape  # noqa: E731
+    assert outcomes(file, lambda: read_flo(file), 100, right)[1] > 30
     outcomes(
-        folder / "FlyingChairs_train_val.txt", lambda: len(FlowPairs("flyingchairs", tmp_path)), 30, lambda *_: True
+        folder / "FlyingChairs_train_val.txt",
+        lambda: len(FlowPairs("flyingchairs", tmp_path, "train", (20, 31))),
+        30,
+        lambda *_: True,
     )
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from dfflib.data.clips import Clip, LazyStack, pair_frames
+from dfflib.data.clips import Clip, pair_frames
 from dfflib.data.shapes import ShapesClip
 from dfflib.data.shots import Shots
+from dfflib.data.stacks import LazyStack
 from dfflib.data.video import sample_clip
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dfflib.data.clips import Clip, split_in_time
-from dfflib.data.threshold import BLUR, CLASS_NAMES, THRESHOLD, intensity, statistics, threshold_clip
+from dfflib.data.threshold import BLUR, CLASS_NAMES, THRESHOLD, intensity, intensity_statistics, threshold_clip
 from dfflib.data.video import SAMPLE_NAMES, sample_clip
 
 
@@ -56,13 +56,13 @@ def test_intensity_is_blurred_grey():
 def test_statistics_are_those_of_all_pixels():
     clip = noise_clip(7)
     values = torch.stack([naive_blur(naive_grey(clip.frames[i])) for i in range(7)])
-    mean, std = statistics(clip)
+    mean, std = intensity_statistics(clip)
     assert mean == pytest.approx(values.mean().item(), abs=1e-3) and std == pytest.approx(values.std().item(), abs=1e-3)
 
 
 def test_long_clips_are_sampled_evenly():
     ramp = torch.arange(160).to(torch.uint8)[:, None, None, None].expand(160, 3, 4, 4)
-    mean, _ = statistics(Clip("ramp", ramp), num_frames=16)
+    mean, _ = intensity_statistics(Clip("ramp", ramp), num_frames=16)
     assert mean * 255 == pytest.approx(sum(range(0, 160, 10)) / 16, abs=0.1)
 
 
@@ -108,7 +108,7 @@ def test_labels_are_made_when_asked_for():
 def test_the_normalisation_that_is_passed_is_used():
     dark, bright = noise_clip(high=100), noise_clip(low=150, name="bright")
     own = threshold_clip(bright).masks[:].float().mean()
-    theirs = threshold_clip(bright, normalisation=statistics(dark)).masks[:].float().mean()
+    theirs = threshold_clip(bright, normalisation=intensity_statistics(dark)).masks[:].float().mean()
     assert 0.2 < own < 0.8 and theirs == 1, "by the dark clip's measure everything is bright"
 
 
@@ -124,10 +124,10 @@ def test_a_flat_clip_is_background_at_every_grey_level():
 
 @pytest.mark.parametrize("name", SAMPLE_NAMES)
 def test_both_classes_occur_on_the_real_clips(name):
-    parts = split_in_time(sample_clip(name, 144))
-    normalisation = statistics(parts["train"])
-    for part, clip in parts.items():
+    splits = split_in_time(sample_clip(name, 144))
+    normalisation = intensity_statistics(splits["train"])
+    for split, clip in splits.items():
         labelled = threshold_clip(clip, normalisation=normalisation)
         share = labelled.masks[[0, len(clip) // 2, len(clip) - 1]].float().mean((1, 2))
-        assert ((share > 0.02) & (share < 0.98)).any(), (part, share.tolist())
-        assert 0.05 < share.mean() < 0.95, (part, share.tolist())
+        assert ((share > 0.02) & (share < 0.98)).any(), (split, share.tolist())
+        assert 0.05 < share.mean() < 0.95, (split, share.tolist())

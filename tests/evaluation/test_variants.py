@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dfflib import profiles
-from dfflib.data.clips import LazyStack
 from dfflib.data.shapes import ShapesClip
 from dfflib.data.shapes.pairs import ShapesPairs
+from dfflib.data.stacks import LazyStack
 from dfflib.errors import DffError
 from dfflib.evaluation import by_offset, variants
 from dfflib.flow import ExactFlow, ZeroFlow

@@ -388,7 +388,7 @@ def test_nobody_decodes_any_more_when_an_error_is_told(tmp_path, checkpoint, mon
         yield
 
     def close(self, closed=video_module.VideoStream.close):
-        reading.extend(thread for thread in threading.enumerate() if thread.name == "ahead")
+        reading.extend(thread for thread in threading.enumerate() if thread.name == "prefetch")
         closed(self)
 
     monkeypatch.setattr(stream, "predictions", fails)

@@ -13,6 +13,7 @@ from dfflib.models.build import build
 from dfflib.profiles import Profile
 from dfflib.training import recipes, train, trainer
 from dfflib.training.stages import PARTS, STAGES, for_stage
+from tests.data.test_optical_flow import chairs, sintel
 
 SMALL = dict(num_classes=8, channels=8, flow_net="correlation", flow_width=0.25)
 
@@ -134,3 +135,18 @@ def test_camvid_that_is_not_there_and_stages_that_it_cannot_train(tmp_path, monk
         recipes.get("camvid").batches("keyframe", "train", profiles.get("tiny"))
     with pytest.raises(DffError, match="CamVid cannot train stage 'joint'"):
         recipes.get("camvid").batches("joint", "train", profiles.get("tiny"))
+
+
+@pytest.mark.parametrize(("name", "copy"), [("chairs", chairs), ("sintel", sintel)])
+def test_flow_is_pre_trained_on_published_flow(tmp_path, monkeypatch, name, copy):
+    monkeypatch.setenv("DFFLIB_DATA", str(tmp_path))
+    with pytest.raises(DffError, match=r"is missing \(a copy of .* set DFFLIB_DATA"):
+        train.train_stage("flow_pretrain", "tiny", out_dir=str(tmp_path / "run"), progress=False, recipe=name)
+    copy(tmp_path)
+    monkeypatch.setitem(profiles.PROFILES, "tiny", replace(profiles.get("tiny"), crop=(32, 48)))
+    monkeypatch.setitem(recipes.RECIPES, name, replace(recipes.get(name), model=SMALL))
+    done = train.train_stage("flow_pretrain", "tiny", out_dir=str(tmp_path / "run"), progress=False, recipe=name)
+    assert done.checkpoint.name == f"{name}_flow_pretrain_s0.safetensors"
+    assert "published optical flow" in checkpoints.describe(done.checkpoint)[1]["data"]
+    with pytest.raises(DffError, match="cannot train stage 'joint': it has flow but no labels"):
+        recipes.get(name).batches("joint", "train", profiles.get("tiny"))

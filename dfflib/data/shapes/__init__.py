@@ -1,5 +1,6 @@
-"""The Shapes world: made-up video whose every truth is known exactly."""
+"""The Shapes world: synthetic video whose ground truth is known exactly."""
 
-from dfflib.data.shapes.clip import ShapesClip, Tracks
+from dfflib.data.clips import Tracks
+from dfflib.data.shapes.clip import ShapesClip
 
 __all__ = ["ShapesClip", "Tracks"]

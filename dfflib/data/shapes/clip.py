@@ -12,34 +12,27 @@ where that point lies outside the picture (beyond the centres of the edge pixels
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from dfflib.data.clips import Boxes, Clip, LazyStack
+from dfflib.data.clips import Boxes, Clip, Tracks
 from dfflib.data.shapes.outlines import CLASS_NAMES, distance
-from dfflib.data.shapes.scenes import EXTENT, UNITS, Level, Pose, draw_scene, get_level, part_of
+from dfflib.data.shapes.scenes import EXTENT, UNITS, Level, Pose, draw_scene, get_level, split_of
+from dfflib.data.stacks import LazyStack
 from dfflib.errors import DffError
 
+Made = TypeVar("Made")
 KEPT_FRAMES = 4  # geometry of so many frames is kept in memory
 BLUR_SAMPLES = 5  # pictures averaged while the shutter is open
 
 
-@dataclass
-class Tracks:
-    """Points that stick to surfaces.
-
-    Attributes:
-        points: ``(T, P, 2)`` float32, (x, y) in pixels, where the surface point lies in each frame, seen or not.
-        visible: ``(T, P)`` bool: in view, and nothing in front.
-        instances: ``(P,)`` int64, object that each point sits on, 0 = background.
-    """
-
-    points: Tensor
-    visible: Tensor
-    instances: Tensor
+Region = tuple[slice, slice, np.ndarray, np.ndarray]
+"""Rows and columns of the picture that a shape can touch; there, its material, and the distance to its outline in pixels."""
 
 
 @dataclass
@@ -49,14 +42,14 @@ class _Geometry:
     poses: list[Pose]
     top: np.ndarray  # (H, W) int16: front-most layer
     material: np.ndarray  # (2, H, W) float64: point of that layer's material
-    regions: list  # per shape: (rows, columns, material, distance in pixels), or None where it is out of the picture
+    regions: list[Region | None]  # of each shape; None where it is out of the picture
 
 
 class ShapesClip(Clip):
     """A clip of the Shapes world; everything is rendered when asked for, and is a pure function of the arguments.
 
     Args:
-        seed: 0 to 999 999 train, from 1 000 000 validation, from 2 000 000 test; parts share no photograph.
+        seed: 0 to 999 999 train, from 1 000 000 validation, from 2 000 000 test; splits share no photograph.
         level: ``"easy"``, ``"medium"``, ``"hard"``, or a `Level` of your own (see `dfflib.data.shapes.scenes.get_level`).
         size: ``(height, width)`` in pixels; the world grows with the shorter side.
         num_frames: T; a longer clip of the same seed begins with the same frames.
@@ -77,7 +70,7 @@ class ShapesClip(Clip):
         fps: float = 25.0,
     ):
         self.level = get_level(level)
-        self.part = part_of(seed)
+        self.split = split_of(seed)
         if min(size) < 16 or num_frames < 1:
             raise DffError(
                 f"the Shapes world has no clip of {num_frames} frames of {size[1]}x{size[0]} pixels: "
@@ -86,11 +79,9 @@ class ShapesClip(Clip):
         self._arguments = (seed, self.level, tuple(size), num_frames, fps)
         self.seed, self._size = seed, (int(size[0]), int(size[1]))
         self.scene = draw_scene(seed, self.level, self._size)
-        self.classes = torch.tensor(
-            [layer.label for layer in self.scene.layers]
-        )  # of each object; the first is background
+        self.classes = torch.tensor([layer.label for layer in self.scene.layers])  # of each object; 0 is background
         self._grid = np.mgrid[: self._size[0], : self._size[1]].astype(np.float64)[::-1]  # x, y of pixel centres
-        self._kept: OrderedDict = OrderedDict()
+        self._kept: OrderedDict[tuple, Any] = OrderedDict()  # by what was asked for
         super().__init__(
             f"shapes-{self.level.name}-{seed}",
             LazyStack(self._frame, num_frames),
@@ -117,7 +108,7 @@ class ShapesClip(Clip):
         level, (height, width) = self.level, self._size
         if level.shutter:
             times = index + level.shutter * (np.arange(BLUR_SAMPLES) / (BLUR_SAMPLES - 1) - 0.5)
-            picture = sum(self._paint(self._geometry(time)) for time in times) / BLUR_SAMPLES
+            picture: np.ndarray = reduce(np.add, (self._paint(self._geometry(time)) for time in times)) / BLUR_SAMPLES
         else:
             picture = self._paint(self._geometry(index))
         if level.blur:
@@ -154,7 +145,7 @@ class ShapesClip(Clip):
     def _new_geometry(self, time: float) -> _Geometry:
         poses = self.scene.poses(time, self._size)
         top, material = np.zeros(self._size, np.int16), poses[0].to_material(*self._grid)
-        regions = []
+        regions: list[Region | None] = []
         for number, (layer, pose) in enumerate(zip(self.scene.layers[1:], poses[1:]), start=1):
             rows, columns = _window(pose, self._size)
             if rows.start >= rows.stop or columns.start >= columns.stop:
@@ -168,7 +159,7 @@ class ShapesClip(Clip):
             regions.append((rows, columns, point, beyond * np.sqrt(abs(np.linalg.det(pose.matrix)))))
         return _Geometry(poses, top, material, regions)
 
-    def _recent(self, key: tuple, make: Callable):
+    def _recent(self, key: tuple, make: Callable[[], Made]) -> Made:
         """``make()``, or its result if it was among the last asked for."""
         if key not in self._kept:
             self._kept[key] = make()
@@ -192,69 +183,50 @@ class ShapesClip(Clip):
             if len(ys):
                 box = (columns.start + xs[0], rows.start + ys[0], columns.start + xs[-1] + 1, rows.start + ys[-1] + 1)
                 found.append((box, number, bool(seen.sum() < (beyond < 0).sum())))
-        boxes, numbers, hidden = zip(*found) if found else ((), (), ())
-        numbers = torch.tensor(numbers, dtype=torch.int64)
-        boxes = torch.tensor(np.array(boxes, np.float32).reshape(-1, 4))
-        return Boxes(boxes, self.classes[numbers], numbers, torch.tensor(hidden, dtype=torch.bool))
+        boxes = torch.tensor(np.array([box for box, *_ in found], np.float32).reshape(-1, 4))
+        numbers = torch.tensor([number for _, number, _ in found], dtype=torch.int64)
+        hidden = torch.tensor([partly for *_, partly in found], dtype=torch.bool)
+        return Boxes(boxes, self.classes[numbers], numbers, hidden)
 
     # --- what became of it in another frame ---------------------------------------------------------------------------
 
+    @property
+    def has_flow(self) -> bool:
+        return True
+
     def flow(self, i: int, k: int) -> Tensor:
-        """Exact backward flow from frame i to frame k, ``(2, H, W)`` float32 in pixels: what pixel p of frame i shows lies at
-        ``p + flow[:, p]`` in frame k, hidden or not. Frames count from 0, or from the end if negative."""
         return torch.from_numpy((self._landing(i, k) - self._grid).astype(np.float32))
 
-    def occlusion(self, i: int, k: int) -> Tensor:
-        """Pixels of frame i that frame k does not show, ``(H, W)`` bool: occluded there, or out of view."""
-        return self.occluded(i, k) | self.out_of_view(i, k)
-
     def out_of_view(self, i: int, k: int) -> Tensor:
-        """Pixels of frame i that moved out of the picture in frame k, ``(H, W)`` bool."""
         return torch.from_numpy(~self._inside(*self._landing(i, k)))
 
     def occluded(self, i: int, k: int) -> Tensor:
-        """Pixels of frame i that something covers in frame k, ``(H, W)`` bool; outside the picture too."""
         i, k = self._index(i), self._index(k)
         if i == k:
             return torch.zeros(self._size, dtype=torch.bool)
-        return torch.from_numpy(
-            self._covered(*self._landing(i, k), self._geometry(i).top, self.scene.poses(k, self._size))
-        )
+        x, y = self._landing(i, k)
+        return torch.from_numpy(self._covered(x, y, self._geometry(i).top, self.scene.poses(k, self._size)))
+
+    @property
+    def has_tracks(self) -> bool:
+        return True
 
     def track(self, frame: int, points: Tensor) -> Tracks:
-        """Follow the surface points that ``points`` lie on in one frame through the whole clip.
-
-        Args:
-            frame: index of the frame.
-            points: ``(P, 2)``, (x, y) in pixels, anywhere.
-        """
-        points = np.asarray(points, dtype=np.float64).reshape(-1, 2).T
+        start = np.asarray(points, dtype=np.float64).reshape(-1, 2).T
         poses = self.scene.poses(self._index(frame), self._size)
-        top, material = np.zeros(points.shape[1], np.int16), poses[0].to_material(*points)
-        for number, (layer, pose) in enumerate(zip(self.scene.layers[1:], poses[1:]), start=1):
-            point = pose.to_material(*points)
+        top, material = np.zeros(start.shape[1], np.int16), poses[0].to_material(*start)
+        for number, (layer, pose) in enumerate(zip(self.scene.layers[1:], poses[1:], strict=True), start=1):
+            point = pose.to_material(*start)
             inside = distance(layer.label, *point) < 0
             top[inside], material[:, inside] = number, point[:, inside]
         places, visible = [], []
         for time in range(len(self)):
             poses = self.scene.poses(time, self._size)
-            place = points if time == self._index(frame) else self._moved(top, material, poses)
-            places.append(place.T)
-            visible.append(self._inside(*place) & ~self._covered(*place, top, poses))
+            x, y = start if time == self._index(frame) else self._moved(top, material, poses)
+            places.append(np.stack((x, y), -1))
+            visible.append(self._inside(x, y) & ~self._covered(x, y, top, poses))
         stacked = torch.from_numpy(np.stack(places).astype(np.float32))
         return Tracks(stacked, torch.from_numpy(np.stack(visible)), torch.from_numpy(top.astype(np.int64)))
-
-    @property
-    def tracks(self) -> Tracks:
-        """Tracks of the points of a grid, 8 units apart, in the first frame."""
-        step = max(1, round(8 * min(self._size) / UNITS))
-        grid = self._grid[:, step // 2 :: step, step // 2 :: step].reshape(2, -1)
-        return self.track(0, torch.from_numpy(grid.T.copy()))
-
-    def _index(self, index: int) -> int:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"frame {index} of a clip of {len(self)} frames")
-        return index % len(self)
 
     def _landing(self, i: int, k: int) -> np.ndarray:
         """Where in frame k the points under the pixel centres of frame i lie, ``(2, H, W)`` float64."""
@@ -262,9 +234,8 @@ class ShapesClip(Clip):
         if i == k:
             return self._grid
         geometry = self._geometry(i)
-        return self._recent(
-            ("landing", i, k), lambda: self._moved(geometry.top, geometry.material, self.scene.poses(k, self._size))
-        )
+        top, material = geometry.top, geometry.material
+        return self._recent(("landing", i, k), lambda: self._moved(top, material, self.scene.poses(k, self._size)))
 
     def _moved(self, top: np.ndarray, material: np.ndarray, poses: list[Pose]) -> np.ndarray:
         """Points of the picture ``(2, ...)`` for material points of the layers ``top``."""

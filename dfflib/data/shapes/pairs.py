@@ -1,21 +1,20 @@
-"""Pairs of frames from the Shapes world, for training and testing: key frame, current frame, and every truth about the two."""
+"""Pairs of frames from the Shapes world, for training and testing: key frame, current frame, and the ground truth."""
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from dfflib.data.cache import DiskCache
 from dfflib.data.pairs import Batch
 from dfflib.data.shapes.clip import ShapesClip
-from dfflib.data.shapes.scenes import PARTS, SEEDS_PER_PART, Level, get_level
+from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT, SPLITS, Level, get_level
 from dfflib.errors import DffError
 
 LATEST = 200  # frames; pairs are taken from the first so many of a clip
 
 
 class ShapesPairs(Dataset):
-    """A map-style data set: item n is drawn from the n-th seed of a part, the same whoever asks and in whatever order.
+    """A map-style data set: item n is drawn from the n-th seed of a split, the same whoever asks and in whatever order.
 
     An item is a dict of tensors:
         ``key``, ``current``: ``(3, H, W)`` uint8 frames;
@@ -25,36 +24,34 @@ class ShapesPairs(Dataset):
         ``occluded``: pixels of the current frame that the key frame does not show, ``(H, W)`` bool.
 
     Args:
-        part: ``"train"``, ``"val"`` or ``"test"``.
+        split: ``"train"``, ``"val"`` or ``"test"``.
         level: of difficulty, by name or a `Level`.
         size: ``(height, width)``.
         max_interval: l. One number serves all intervals, as the paper's models do.
-        length: number of items; at most a million, one for each seed of the part.
+        length: number of items; at most a million, one for each seed of the split.
         interval: give it to fix the distance of every pair instead (0 .. max_interval - 1 is then not drawn from).
-        cache: keep rendered items on disk; None renders them each time.
     """
 
     def __init__(
         self,
-        part: str = "train",
+        split: str = "train",
         level: str | Level = "medium",
         size: tuple[int, int] = (128, 128),
         max_interval: int = 10,
-        length: int = SEEDS_PER_PART,
+        length: int = SEEDS_PER_SPLIT,
         interval: int | None = None,
-        cache: DiskCache | None = None,
     ):
-        if part not in PARTS:
-            raise DffError(f"the Shapes world has no part {part!r}: choose one of {', '.join(PARTS)}.")
-        if not 1 <= length <= SEEDS_PER_PART:
-            raise DffError(f"a part of the Shapes world cannot have {length} pairs: choose 1 to {SEEDS_PER_PART}.")
+        if split not in SPLITS:
+            raise DffError(f"the Shapes world has no split {split!r}: choose one of {', '.join(SPLITS)}.")
+        if not 1 <= length <= SEEDS_PER_SPLIT:
+            raise DffError(f"a split of the Shapes world cannot have {length} pairs: choose 1 to {SEEDS_PER_SPLIT}.")
         if not 1 <= max_interval <= LATEST or not 0 <= (interval or 0) < LATEST:
             raise DffError(
                 f"pairs {interval if interval is not None else max_interval} frames apart cannot be drawn: choose a "
                 f"max_interval from 1 to {LATEST}, or an interval from 0 to {LATEST - 1}."
             )
-        self.first_seed = PARTS.index(part) * SEEDS_PER_PART
-        self.level, self.size, self.cache = get_level(level), tuple(size), cache
+        self.first_seed = SPLITS.index(split) * SEEDS_PER_SPLIT
+        self.level, self.size = get_level(level), (int(size[0]), int(size[1]))
         self.max_interval, self.interval, self.length = max_interval, interval, length
 
     def __len__(self) -> int:
@@ -63,14 +60,7 @@ class ShapesPairs(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
-        index = int(index) % len(self)
-        if self.cache is None:
-            return self._render(index)
-        key = f"{self.level} {self.size} {self.max_interval} {self.interval} {self.first_seed + index}"
-        return self.cache.get(key, lambda: self._render(index))
-
-    def _render(self, index: int) -> dict[str, Tensor]:
-        seed = self.first_seed + index
+        seed = self.first_seed + int(index) % len(self)
         rng = np.random.default_rng([seed, 3])
         interval = int(rng.integers(self.max_interval)) if self.interval is None else self.interval
         current = int(rng.integers(interval, LATEST))
@@ -78,7 +68,7 @@ class ShapesPairs(Dataset):
         return {
             "key": clip.frames[current - interval],
             "current": clip.frames[current],
-            "labels": clip.masks[current],
+            "labels": clip.mask(current),
             "interval": torch.tensor(interval),
             "flow": clip.flow(current, current - interval),
             "occluded": clip.occlusion(current, current - interval),

@@ -24,8 +24,8 @@ from dfflib.data.shapes.outlines import CLASS_NAMES, REACH
 from dfflib.errors import DffError
 
 UNITS = 128.0  # length of the picture's shorter side
-PARTS = ("train", "val", "test")
-SEEDS_PER_PART = 1_000_000
+SPLITS = ("train", "val", "test")
+SEEDS_PER_SPLIT = 1_000_000
 EXTENT = 1.4  # the texture of a shape covers -EXTENT .. EXTENT of its material coordinates
 TEXELS_PER_PIXEL = 2.0
 BENDS = 2.2  # wave number of the deformation, in radians per unit of material
@@ -89,15 +89,17 @@ HARD = Level(
 LEVELS = {level.name: level for level in (EASY, MEDIUM, HARD)}
 
 
-def part_of(seed: int) -> str:
-    """Part that a seed belongs to: the first million train, the second validates, the third tests.
+def split_of(seed: int) -> str:
+    """Split that a seed belongs to: the first million train, the second validates, the third tests.
 
     Raises:
         DffError: outside these.
     """
-    if not 0 <= seed < len(PARTS) * SEEDS_PER_PART:
-        raise DffError(f"the Shapes world has no seed {seed}: choose one from 0 to {len(PARTS) * SEEDS_PER_PART - 1}.")
-    return PARTS[seed // SEEDS_PER_PART]
+    if not 0 <= seed < len(SPLITS) * SEEDS_PER_SPLIT:
+        raise DffError(
+            f"the Shapes world has no seed {seed}: choose one from 0 to {len(SPLITS) * SEEDS_PER_SPLIT - 1}."
+        )
+    return SPLITS[seed // SEEDS_PER_SPLIT]
 
 
 @dataclass(frozen=True)
@@ -196,9 +198,9 @@ class Scene:
         middle = np.array([size[1] - 1, size[0] - 1]) / 2
         poses = []
         for layer in self.layers:
-            x, y, angle, growth, *bend = layer.curves(time)
+            values = layer.curves(time)
+            (x, y, angle, growth), bend = values[:4], values[4:]
             matrix = view @ _turn(angle) * (np.exp(growth) * layer.radius)
-            bend = np.asarray(bend)
             reach = np.inf if layer.label == 0 else np.linalg.norm(matrix, 2) * (REACH + np.abs(bend).sum())
             centre = view @ (np.array([x - pan_x, y - pan_y])) + middle
             poses.append(Pose(matrix, np.linalg.inv(matrix), centre, bend, reach))
@@ -213,11 +215,11 @@ def draw_scene(seed: int, level: Level, size: tuple[int, int]) -> Scene:
     """The scene of a seed: the same in every process, and the same world at every size.
 
     Args:
-        seed: 0 to 2 999 999; says which part's photographs are used.
+        seed: 0 to 2 999 999; says which split's photographs are used.
         level: how hard.
         size: ``(height, width)`` in pixels; sets the resolution of textures, and how far shapes spread.
     """
-    part, pixels = part_of(seed), min(size) / UNITS
+    split, pixels = split_of(seed), min(size) / UNITS
     rng = np.random.default_rng([seed, 0])
     moving = rng.random() >= level.still_camera
     pace = level.camera * _spread(rng) * moving
@@ -225,9 +227,9 @@ def draw_scene(seed: int, level: Level, size: tuple[int, int]) -> Scene:
     camera = Curves.draw(rng, np.zeros(4), [pace / 1.4, pace / 1.4, turn * _spread(rng), growth * _spread(rng)])
     light = Curves.draw(rng, np.zeros(3), np.array([0.06, 0.03, 0.03]) * level.light)
     reach = np.array([size[1], size[0]]) / pixels / 2
-    background = _background(rng, level, part, pixels, 1.5 * reach.max())
+    background = _background(rng, level, split, pixels, 1.5 * reach.max())
     shapes = [
-        _shape(np.random.default_rng([seed, 1, n]), level, part, pixels, reach, background)
+        _shape(np.random.default_rng([seed, 1, n]), level, split, pixels, reach, background)
         for n in range(round(rng.integers(level.shapes[0], level.shapes[1] + 1) * reach.max() / reach.min()))
     ]
     return Scene((background, *shapes), camera, light, level)
@@ -238,13 +240,13 @@ def _spread(rng: np.random.Generator) -> float:
     return float(np.exp(np.clip(0.6 * rng.standard_normal(), -1.5, 1.2)))
 
 
-def _background(rng: np.random.Generator, level: Level, part: str, pixels: float, extent: float) -> Layer:
+def _background(rng: np.random.Generator, level: Level, split: str, pixels: float, extent: float) -> Layer:
     size = round(2 * extent * pixels * TEXELS_PER_PIXEL * 0.75)
     if rng.random() < 0.25 * level.patterned:
         look = textures.pattern(rng, "noise", 256, 256 / rng.uniform(4, 10))
         mean = _hsv(rng.random(), rng.uniform(0, 0.4), rng.uniform(0.3, 0.7))
     else:
-        look = textures.photo_patch(rng, part, size, (0.35, 1.0))
+        look = textures.photo_patch(rng, split, size, (0.35, 1.0))
         mean = np.clip(cv2.mean(look)[:3] + 10 * rng.standard_normal(3), 50, 200)
     detail = np.clip(cv2.meanStdDev(look)[1].mean(), 25, 50)
     texture = textures.finish(textures.coloured(look, mean, detail, hue_kept=1.0), size, blur=1.0)
@@ -252,7 +254,7 @@ def _background(rng: np.random.Generator, level: Level, part: str, pixels: float
     return Layer(0, np.full(2, UNITS / 2), still, texture, extent / (UNITS / 2))
 
 
-def _shape(rng: np.random.Generator, level: Level, part: str, pixels: float, reach: np.ndarray, back: Layer) -> Layer:
+def _shape(rng: np.random.Generator, level: Level, split: str, pixels: float, reach: np.ndarray, back: Layer) -> Layer:
     label = int(rng.integers(1, len(CLASS_NAMES)))
     radius = rng.uniform(*level.radius)
     aspect = np.exp(rng.uniform(-0.12, 0.12))
@@ -275,7 +277,7 @@ def _shape(rng: np.random.Generator, level: Level, part: str, pixels: float, rea
         kind = kinds[label - 1] if own else kinds[rng.integers(len(kinds))]
         look = textures.pattern(rng, kind, 128, 128 / rng.uniform(3, 7))
     else:
-        look = textures.photo_patch(rng, part, size, (0.25, 0.7))
+        look = textures.photo_patch(rng, split, size, (0.25, 0.7))
     around = np.array(cv2.mean(back.texture)[:3])
     mean = np.clip(around + (0.3 * level.contrast if shared else level.contrast) * (colour - around), 30, 225)
     texture = textures.finish(textures.coloured(look, mean, rng.uniform(18, 40)), size, blur=1.0)

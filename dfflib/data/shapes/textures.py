@@ -4,7 +4,7 @@ A texture is a float32 array ``(S, S, 3)`` in 0..255, slightly blurred so that l
 8-bit frames can tell. It continues beyond its edges by reflection, so no camera motion ever shows a seam.
 """
 
-from functools import lru_cache
+from functools import lru_cache, reduce
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +20,7 @@ PHOTOGRAPHS = {
     "val": ("coffee.png", "moon.png", "page.png"),
     "test": ("gravel.png", "ihc.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg"),
 }  # fmt: skip
-"""Files of ``skimage.data`` by part: no photograph serves two of them."""
+"""Files of ``skimage.data`` by split: no photograph serves two of them."""
 
 PATTERNS = ("stripes", "checks", "dots", "rings", "waves", "cells", "noise")
 """Procedural textures."""
@@ -35,7 +35,8 @@ def photograph(name: str) -> np.ndarray:
     Raises:
         DffError: scikit-image is installed without it.
     """
-    path = Path(find_spec("skimage").origin).parent / "data" / name
+    spec = find_spec("skimage")
+    path = Path(spec.origin if spec and spec.origin else "skimage").parent / "data" / name
     try:
         with Image.open(path) as file:
             image = np.asarray(file.convert("RGB"))
@@ -49,19 +50,19 @@ def photograph(name: str) -> np.ndarray:
     return image
 
 
-def photo_patch(rng: np.random.Generator, part: str, size: int, share: tuple[float, float]) -> np.ndarray:
-    """A random square cut from a random photograph of a part, at a random multiple of 90 degrees, perhaps mirrored.
+def photo_patch(rng: np.random.Generator, split: str, size: int, share: tuple[float, float]) -> np.ndarray:
+    """A random square cut from a random photograph of a split, at a random multiple of 90 degrees, perhaps mirrored.
 
     Args:
         rng: source of the choices.
-        part: ``"train"``, ``"val"`` or ``"test"``.
+        split: ``"train"``, ``"val"`` or ``"test"``.
         size: side of the result in texels.
         share: bounds of the cut's side, as a share of the photograph's shorter side.
 
     Returns:
         ``(size, size, 3)`` float32 in 0..255.
     """
-    image = photograph(PHOTOGRAPHS[part][rng.integers(len(PHOTOGRAPHS[part]))])
+    image = photograph(PHOTOGRAPHS[split][rng.integers(len(PHOTOGRAPHS[split]))])
     side = int(rng.uniform(*share) * min(image.shape[:2]))
     top, left = (int(rng.integers(length - side + 1)) for length in image.shape[:2])
     turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
@@ -97,7 +98,7 @@ def pattern(rng: np.random.Generator, kind: str, size: int, period: float) -> np
     elif kind == "cells":
         wave = np.abs(_noise(rng, size, period)) * 3 - 1
     elif kind == "noise":
-        return sum(_noise(rng, size, period / 2**octave) * 0.7**octave for octave in range(3))
+        return reduce(np.add, (_noise(rng, size, period / 2**octave) * 0.7**octave for octave in range(3)))
     else:
         raise ValueError(f"pattern is {kind!r}: choose one of {', '.join(PATTERNS)}.")
     return np.tanh(2 * wave).astype(np.float32)

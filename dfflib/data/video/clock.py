@@ -1,16 +1,21 @@
-"""When each frame is shown: the times that a container states, as far as they can be true.
+"""Timestamps: at how many seconds each frame is shown.
 
-A frame has one time, in seconds from the first frame, and times rise. Where the file states none, or none that is
-possible, frames are counted at the rate of the file instead.
+A container states a presentation timestamp for each frame, on a clock that starts anywhere. `Clock` turns them into
+seconds from the first frame, and makes sure that they rise. Damaged files have timestamps that stand still, run backward
+or jump by hours, and recordings that were joined start their clock anew: then the next frame follows the last one at the
+frame rate. Where a file has no timestamps at all, frames are counted at its frame rate.
 """
 
 import itertools
 from pathlib import Path
 
 import av
+from av.container import InputContainer
+from av.format import Flags
+from av.video.stream import VideoStream
 
 from dfflib.data.clips import agreed_rate
-from dfflib.data.video.container import open_container, stated_rate
+from dfflib.data.video.container import has_flag, open_container, stated_rate, time_base
 
 SHORTEST = 1e-6  # seconds between two frames; less is rounding
 LONGEST = 30 * 3600.0
@@ -65,7 +70,7 @@ class Clock:
             last, step = self.times[-1], self.end - self.times[-1]
             late = time - last
             wrong = not SHORTEST < late <= max(self._longest, 3 * step)
-            if wrong and (self._astray or abs(late) > 1):
+            if wrong and stamp is not None and (self._astray or abs(late) > 1):
                 self._zero, time = stamp - self.end, self.end
             elif wrong:
                 time = last + step / 2
@@ -85,11 +90,11 @@ class Clock:
         return near if last < near and abs(near - time) <= self._tick else time
 
 
-def stream_clock(container, stream, path: Path) -> Clock:
+def stream_clock(container: InputContainer, stream: VideoStream, path: Path) -> Clock:
     """The clock for the frames of an open file."""
-    joined = container.format.flags & av.format.Flags.ts_discont.value
+    joined = has_flag(container, Flags.ts_discont)
     rate = stated_rate(stream) or _measured_rate(path)
-    return Clock(rate, min(float(stream.time_base), 0.01), BROADCAST_LONGEST if joined else LONGEST)
+    return Clock(rate, min(float(time_base(stream)), 0.01), BROADCAST_LONGEST if joined else LONGEST)
 
 
 def _measured_rate(path: Path, packets: int = 64) -> float:
@@ -98,16 +103,18 @@ def _measured_rate(path: Path, packets: int = 64) -> float:
     with container:
         try:
             times = [
-                p.pts * p.time_base for p in itertools.islice(container.demux(stream), packets) if p.pts is not None
+                float(p.pts * p.time_base)
+                for p in itertools.islice(container.demux(stream), packets)
+                if p.pts is not None
             ]
         except av.FFmpegError:
             times = []
     return agreed_rate(fps, sorted(times))
 
 
-def shown_at(container, frame: av.VideoFrame) -> float | None:
+def shown_at(container: InputContainer, frame: av.VideoFrame) -> float | None:
     """Seconds at which a file says that a decoded frame is shown, on its own clock; None if it does not say."""
-    if container.format.flags & av.format.Flags.no_timestamps.value:
+    if has_flag(container, Flags.no_timestamps):
         return None
     # AVI knows no order of showing: its times are those of decoding, one picture after the other
     stamp = frame.dts if container.format.name == "avi" else frame.pts

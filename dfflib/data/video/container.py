@@ -1,11 +1,21 @@
-"""A video file as FFmpeg opens it: what its header says, its pictures in order, and whether it was all there."""
+"""A video file as FFmpeg opens it (by PyAV): what its header says, its frames in order, and whether it was all there.
+
+`open_container` opens a file, or says in one sentence why it is no video. `decode_in_order` yields all frames that can be
+decoded, skips damaged packets, and reports at the end what was lost. A file counts as cut short when its structure says
+so (`wholeness`), or when its packets end before the duration that the header states. `remarks` warns of pictures that a
+viewer would see otherwise: interlaced, HDR, or on a second track.
+"""
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.container import Container, InputContainer
+from av.format import Flags
+from av.video.stream import VideoStream
 
 from dfflib.data.video import orientation
 from dfflib.data.video.wholeness import is_whole
@@ -14,7 +24,7 @@ from dfflib.errors import DffError
 HDR = {16: "PQ", 18: "HLG"}  # by FFmpeg's number of the transfer function
 
 
-def open_container(path: Path, threads: int = 0):
+def open_container(path: Path, threads: int = 0) -> tuple[InputContainer, VideoStream, float]:
     """Open a file with PyAV: ``(container, video stream, average frames per second)``.
 
     Of several video streams it is the default one. ``threads`` decode it, 0: as many as there are cores.
@@ -46,7 +56,17 @@ def open_container(path: Path, threads: int = 0):
     return container, stream, stated_rate(stream) or 25.0
 
 
-def stated_rate(stream) -> float | None:
+def has_flag(container: InputContainer, flag: Flags) -> bool:
+    """What FFmpeg knows of all files of a format, such as that their clocks jump."""
+    return bool(container.format.flags & cast(int, flag.value))  # PyAV's stubs call the number a flag, too
+
+
+def time_base(stream: VideoStream) -> Fraction:
+    """Seconds, the unit of a stream's times."""
+    return stream.time_base or Fraction(1, av.time_base)
+
+
+def stated_rate(stream: VideoStream) -> float | None:
     """Frames per second that the header states; None if it does not, or states the clock of the file instead."""
     rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
     return next((float(rate) for rate in rates if rate and 0 < rate < 1000), None)
@@ -74,7 +94,7 @@ def upright(frame: av.VideoFrame) -> np.ndarray:
     return orientation.turned(frame.to_ndarray(format="rgb24"), orientation.of_frame(frame))
 
 
-def remarks(stream, path: Path) -> list[str]:
+def remarks(stream: VideoStream, path: Path) -> list[str]:
     """Sentences on what a viewer would see otherwise: interlaced pictures, high dynamic range, a second track."""
     found, context = [], stream.codec_context
     if context.field_order > 1:  # 0: unknown, 1: progressive
@@ -96,12 +116,12 @@ def remarks(stream, path: Path) -> list[str]:
     return found
 
 
-def _pictures(container) -> list:
+def _pictures(container: Container) -> list[VideoStream]:
     """The video streams of a container without cover art."""
     return [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
 
 
-def pixel_aspect(stream, frame: av.VideoFrame) -> Fraction:
+def pixel_aspect(stream: VideoStream, frame: av.VideoFrame) -> Fraction:
     """Width of a pixel by its height, as the frame is shown; 1 where the file says nothing or nonsense."""
     aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
     if not 0.01 <= aspect <= 100:
@@ -110,7 +130,9 @@ def pixel_aspect(stream, frame: av.VideoFrame) -> Fraction:
     return Fraction(1) / aspect if lying else Fraction(aspect)
 
 
-def decode_in_order(container, stream, path: Path, problem: Callable[[str], None]) -> Iterator[av.VideoFrame]:
+def decode_in_order(
+    container: InputContainer, stream: VideoStream, path: Path, problem: Callable[[str], None]
+) -> Iterator[av.VideoFrame]:
     """All frames that can be decoded, each when asked for; ``problem`` is called with a sentence if that was not all.
 
     A packet that cannot be decoded is left out and counted, and decoding goes on with the next one.
@@ -140,8 +162,9 @@ def decode_in_order(container, stream, path: Path, problem: Callable[[str], None
                 break
             continue
         for frame in frames:
-            yield frame
-            count += 1
+            if isinstance(frame, av.VideoFrame):
+                yield frame
+                count += 1
     silent = pictures - count if _one_picture_a_packet(container, stream) else 0  # decoders leave out without a word
     sentence = _loss(path, count, max(lost, silent) if lost or silent > FEW else 0, broken_at)
     if cut_short(stream, path) or partial or _ends_early(container, stream, path, end):
@@ -165,14 +188,14 @@ def _loss(path: Path, count: int, lost: int, broken_at: int | None) -> str:
     )
 
 
-def _one_picture_a_packet(container, stream) -> bool:
+def _one_picture_a_packet(container: InputContainer, stream: VideoStream) -> bool:
     """True where every packet is a picture that is shown: not in codecs with hidden pictures, nor where fields are apart."""
     context, kind = stream.codec_context, container.format.name.split(",")[0]
     whole = context.field_order <= 1 and kind in ("mov", "matroska", "avi")
     return whole and context.name in ("h264", "hevc", "mpeg4", "mjpeg")
 
 
-def cut_short(stream, path: Path) -> bool:
+def cut_short(stream: VideoStream, path: Path) -> bool:
     """True if the file is shorter than it says itself, or its index points beyond its end."""
     entries = stream.index_entries
     last = entries[len(entries) - 1] if entries else None
@@ -182,39 +205,37 @@ def cut_short(stream, path: Path) -> bool:
 FEW = 3  # frames that a file may lack at the end before it counts as cut short: muxers round
 
 
-def stated_end(container, stream, sound: bool = False) -> float | None:
+def stated_end(container: InputContainer, stream: VideoStream, sound: bool = False) -> float | None:
     """Seconds at which the header says that the pictures end, on the clock of the file; None where it does not say.
 
     With ``sound``, that pictures or sound end, where no end of the pictures is stated.
     """
     first = "matroska" not in container.format.name  # there the duration counts from 0, not from the first frame
     if stream.duration:
-        return float((stream.duration + first * (stream.start_time or 0)) * stream.time_base)
+        return float((stream.duration + first * (stream.start_time or 0)) * time_base(stream))
     if container.duration and (sound or not container.streams.audio):
         return (container.duration + first * max(0, container.start_time or 0)) / av.time_base
     return None
 
 
-def stated_length(stream) -> int | None:
+def stated_length(stream: VideoStream) -> int | None:
     """Frames that the header states, or that follow from it; None where it does not say."""
     if stream.frames:
         return max(stream.frames, len(stream.index_entries or ()))  # some headers state one frame whatever follows
-    return (
-        round(float(stream.duration * stream.time_base) * (stated_rate(stream) or 0)) or None
-        if stream.duration
-        else None
-    )
+    seconds = float((stream.duration or 0) * time_base(stream))
+    return round(seconds * (stated_rate(stream) or 0)) or None
 
 
-def states_its_end(container, stream, path: Path) -> bool:
+def states_its_end(container: InputContainer, stream: VideoStream, path: Path) -> bool:
     """True if it can be told from the file whether it is whole: plain streams and broadcasts state no length."""
     if is_whole(path) is not None:
         return True
-    silent = (av.format.Flags.ts_discont | av.format.Flags.no_timestamps).value
-    return not container.format.flags & silent and bool(stream.duration or container.duration)
+    if has_flag(container, Flags.ts_discont) or has_flag(container, Flags.no_timestamps):
+        return False
+    return bool(stream.duration or container.duration)
 
 
-def _ends_early(container, stream, path: Path, end: float) -> bool:
+def _ends_early(container: InputContainer, stream: VideoStream, path: Path, end: float) -> bool:
     """True if the last packet ends, at ``end`` seconds, before the time that the header states; not asked of whole files."""
     if is_whole(path):
         return False

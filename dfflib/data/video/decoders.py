@@ -1,17 +1,13 @@
 """Two decoders behind one interface, and why there are two.
 
-decord finds any frame of most files exactly and fast. But it decodes ahead on a thread of its own, with no bound:
-whoever reads in order and takes their time (a network on a CPU) gets the whole film into memory. Measured (decord
-0.6) on 2000 frames of 854x480, the reader pausing 50 ms a frame: 2.2 GB after 150 frames, by ``next()``, ``[]`` and
-``get_batch`` alike, and with one thread too. A seek empties its queue. Hence:
+decord finds any frame of most files exactly and fast. But it decodes ahead on a thread of its own, without limit: a slow
+reader (a network on a CPU) gets the whole film into memory. (Measured with decord 0.6 on 2000 frames of 854x480 and a
+pause of 50 ms a frame: 2.2 GB after 150 frames.) So random access goes to decord, with a seek to the start right after,
+which empties its queue; and reading in order goes to PyAV, which decodes one frame when it is asked for one (0.06 GB on
+the same film).
 
-- jumps go to decord, and a seek back to the start follows at once, so that nothing is decoded ahead while nobody reads
-  (same film: flat, about 0.1 GB for the process);
-- reading in order goes to PyAV, which decodes when it is asked (flat, 0.06 GB) and, unlike blocks of decord's frames
-  with a seek after each, decodes every frame once, however far apart the key frames of the file are.
-
-PyAV also does the jumps wherever decord has no wheel (macOS on Arm), cannot open a file or is not to be trusted with
-it (``AvFrames.decord_can_seek``, ``DecordFrames.agrees_with``). Both number frames in the order in which they are
+PyAV also does the random access wherever decord has no wheel (macOS on Arm), cannot open a file or would return wrong
+frames (``AvFrames.decord_can_seek``, ``DecordFrames.agrees_with``). Both number frames in the order in which they are
 shown, and both turn rotated phone videos upright; the tests hold them equal frame by frame.
 """
 
@@ -19,10 +15,13 @@ import contextlib
 import itertools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from dfflib.data.video import orientation
 from dfflib.data.video.container import cut_short, open_container, remarks, upright
@@ -31,7 +30,9 @@ from dfflib.errors import DffError
 
 THREADS = 2  # a clip: whoever opens thirty gets sixty
 ATTEMPTS = 3  # to decode a frame from ever farther back, before it is called damaged
-HERE, START, NOWHERE = "here", "start", sys.maxsize
+NOWHERE = sys.maxsize
+HERE, START = Key(-1, -1, -1), Key(-1, 0, 0)
+"""Places to decode from, beside key frames: where the decoder stands, and the start of the file."""
 
 
 class DecordFrames:
@@ -97,8 +98,10 @@ class AvFrames:
     """
 
     def __init__(self, path: Path):
-        self._path, self._container, self._stream = path, None, None
-        self._frames, self._next = iter(()), NOWHERE
+        self._path = path
+        self._opened: tuple[InputContainer, VideoStream] | None = None
+        self._frames: Iterator[tuple[int, av.VideoFrame]] = iter(())  # each with the number of its packet
+        self._next = NOWHERE  # number of the frame to come
         container, stream, self.fps = open_container(path, THREADS)
         self.cut_short, self.remarks = cut_short(stream, path), remarks(stream, path)
         self._one_track = len(container.streams.video) == 1
@@ -145,24 +148,25 @@ class AvFrames:
                 break
         raise undecodable(self._path, index, len(self))
 
-    def _starts(self, index: int) -> list:
+    def _starts(self, index: int) -> list[Key]:
         """Where to decode from, best first: on from HERE, a key frame to seek to, START."""
         keys = self._index.keys_before(index) if self._index.seekable else []
         here = self._next <= index and (not keys or self._next >= keys[0].frame)
         return [HERE] * here + [key for key in keys if key.packet > 0] + [START]
 
-    def _begin(self, start: Key | str) -> bool:
+    def _begin(self, start: Key) -> bool:
         """Go to START or to a key frame; False if the seek lands behind it."""
         self._next, self._frames = NOWHERE, iter(())
-        if self._container is None or start is START:
+        if self._opened is None or start is START:
             self.close()
-            self._container, self._stream, _ = open_container(self._path, THREADS)
+            self._opened = open_container(self._path, THREADS)[:2]
+        container, stream = self._opened
         if start is START:
-            self._next, self._frames = 0, numbered_frames(self._container.demux(self._stream))
+            self._next, self._frames = 0, numbered_frames(container.demux(stream))
             return True
         with contextlib.suppress(av.FFmpegError):
-            self._container.seek(start.time, stream=self._stream)
-            packets = self._container.demux(self._stream)
+            container.seek(start.time, stream=stream)
+            packets = container.demux(stream)
             for packet in packets:
                 number = self._index.packet_number(packet)
                 if number is not None:
@@ -171,9 +175,9 @@ class AvFrames:
         return False
 
     def _advance(self, index: int) -> av.VideoFrame | None:
-        """Decode up to frame ``index``; None if it does not come. ``_next`` is the number of the frame to come."""
-        for frame in self._frames:
-            number = int(self._index.rank[frame.pts]) if self._index.seekable else self._next
+        """Decode up to frame ``index``; None if it does not come."""
+        for packet, frame in self._frames:
+            number = int(self._index.rank[packet]) if self._index.seekable else self._next
             self._next = max(number + 1, 0)
             if number == index:
                 return frame
@@ -188,9 +192,9 @@ class AvFrames:
     def close(self) -> None:
         """Close the file and end the threads that decode it."""
         self._next, self._frames = NOWHERE, iter(())
-        container, self._container, self._stream = self._container, None, None
-        if container is not None:
-            container.close()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened[0].close()
 
     __del__ = close  # PyAV's objects refer to each other in a circle: without this they wait for the garbage collector
 

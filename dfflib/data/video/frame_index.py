@@ -1,11 +1,11 @@
-"""Which packet of a file makes its frame number i, and where to start decoding to get it.
+"""Which packet of a file makes frame number i, and from which key frame to decode to get it.
 
-A frame's number is its place among all frames that the file gives when it is decoded from its start. Containers keep no
-such number, and their times do not tell it everywhere: H.264 with B-frames in AVI has decoding times only, a program
-stream has other times after a seek, some packets make no frame and some half a frame. Hence packets are counted as they
-lie in the file, and the number of a packet goes through the decoder in the place of its time. Which packet is shown when
-is read off the times where a file of that kind can be trusted and its first frames prove it; else the file is decoded
-once from start to end. Where a seek has landed is told by the packet's place in the file, never by its time.
+A container holds *packets* (compressed frames) in decoding order, which B-frames make differ from the order of showing.
+Frame numbers count the order of showing and are written nowhere, so they are found once, when a file is opened: by
+sorting the packets' presentation timestamps, where the first decoded frames prove that these can be trusted, else by
+decoding the whole file. (H.264 in AVI has decoding times only; in some formats a packet makes no frame, or half of one.)
+While decoding, each packet's number travels through the decoder in the place of its timestamp. After a seek, the packet
+that it landed on is recognised by its position and size in the file, since timestamps may change after a seek.
 """
 
 import contextlib
@@ -16,10 +16,18 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from dfflib.data.video.container import time_base
 
 TRIAL = 16  # frames, more than any codec reorders
 TRUSTED = ("mov", "matroska", "flv", "avi")  # others have times in part, or packets of other than one frame
 SOUGHT_BY_PTS = ("mov", "matroska", "mxf")  # the others keep decoding times in their indices
+
+
+Reopen = Callable[[], tuple[InputContainer, VideoStream]]
+"""Opens the file once more."""
 
 
 class Packet(NamedTuple):
@@ -27,7 +35,7 @@ class Packet(NamedTuple):
 
     pts: int | None
     dts: int | None
-    place: tuple[int, int]
+    place: tuple[int | None, int]
     is_key: bool
     is_discard: bool
 
@@ -40,8 +48,9 @@ class Key(NamedTuple):
     time: int
 
 
-def numbered_frames(packets: Iterable[av.Packet], number: int = 0) -> Iterator[av.VideoFrame]:
-    """The frames that can be decoded from packets; ``frame.pts`` is the number of its packet, the first being ``number``."""
+def numbered_frames(packets: Iterable[av.Packet], number: int = 0) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames that can be decoded from packets, each with the number of its packet, the first being ``number``; -1 where
+    the decoder does not say."""
     with contextlib.suppress(av.FFmpegError):  # the file is cut short
         for packet in packets:
             if packet.size:
@@ -53,7 +62,7 @@ def numbered_frames(packets: Iterable[av.Packet], number: int = 0) -> Iterator[a
                 return
             except (av.FFmpegError, ValueError):  # a damaged packet makes no frame
                 continue
-            yield from frames
+            yield from ((-1 if frame.pts is None else frame.pts, frame) for frame in frames)
 
 
 class FrameIndex:
@@ -72,24 +81,24 @@ class FrameIndex:
         seconds: time at which each frame is shown, float64; None where the file does not say.
     """
 
-    def __init__(self, container, stream, reopen: Callable[[], tuple]):
+    def __init__(self, container: InputContainer, stream: VideoStream, reopen: Reopen):
         packets, visible = _scan(container, stream)
         told = _order_by_times(container, stream, packets) if visible else []
         self.first, order, clean = _decode(reopen, told)
         self.by_times = order == told
-        self.seekable = len(set(order)) == len(order)
+        self.seekable = len(set(order)) == len(order) and -1 not in order
         self.rank = np.full(len(packets), -1)
         self.rank[order] = range(len(order))
         self._length = len(order)
-        times = [packets[number].pts for number in order]
+        times = [packets[number].pts if number >= 0 else None for number in order]
         # sorted, since a file without presentation times has the same times in decoding order
-        self.seconds = None if None in times else np.sort(np.array(times)) * float(stream.time_base)
+        self.seconds = None if None in times else np.sort(np.array(times)) * float(time_base(stream))
         self.plain = self.by_times and len(order) == len(packets) and not _any_leading(packets)
 
         by_pts = _kind(container) in SOUGHT_BY_PTS
         places = Counter(packet.place for packet in packets)
         self._keys: list[Key] = []
-        self._packets: dict[tuple[int, int], int] = {}
+        self._packets: dict[tuple[int | None, int], int] = {}
         for number, packet in enumerate(packets):
             # decoders know better than packets which frames stand alone
             if packet.is_key and self.rank[number] >= 0 and (self.by_times or number in clean):
@@ -116,11 +125,11 @@ class FrameIndex:
         return self._packets.get((packet.pos, packet.size))
 
 
-def _kind(container) -> str:
+def _kind(container: InputContainer) -> str:
     return container.format.name.split(",")[0]
 
 
-def _scan(container, stream) -> tuple[list[Packet], bool]:
+def _scan(container: InputContainer, stream: VideoStream) -> tuple[list[Packet], bool]:
     """All packets, and False if some are known to make no frame of their own."""
     packets, visible, codec = [], True, stream.codec_context.name
     with contextlib.suppress(av.FFmpegError):  # the file is cut short: what came before counts
@@ -135,29 +144,31 @@ def _scan(container, stream) -> tuple[list[Packet], bool]:
     return packets, visible
 
 
-def _order_by_times(container, stream, packets: list[Packet]) -> list[int]:
+def _order_by_times(container: InputContainer, stream: VideoStream, packets: list[Packet]) -> list[int]:
     """Packets in the order of their presentation times; empty if these cannot be relied on."""
     codec = stream.codec_context
     shown = [number for number, packet in enumerate(packets) if not packet.is_discard]
-    times = [packets[number].pts for number in shown]
-    if not (_kind(container) in TRUSTED or codec.codec.intra_only) or None in times or len(set(times)) < len(times):
+    times = [pts for number in shown if (pts := packets[number].pts) is not None]
+    if not (_kind(container) in TRUSTED or codec.codec.intra_only) or len(set(times)) < len(shown):
         return []
     if codec.reorder_depth and times == sorted(times):  # decoding times pose as presentation times
         return []
     if codec.name == "h264" and codec.field_order > 1:  # interlaced: a packet may be one field, half a frame
         return []
-    return sorted(shown, key=lambda number: packets[number].pts)
+    return [number for _, number in sorted(zip(times, shown, strict=True))]
 
 
-def _decode(reopen: Callable[[], tuple], told: list[int]) -> tuple[av.VideoFrame | None, list[int], set[int]]:
+def _decode(reopen: Reopen, told: list[int]) -> tuple[av.VideoFrame | None, list[int], set[int]]:
     """First frame, packets in the order shown, and those of key frames: as told if the first frames come in that order."""
     container, stream = reopen()
-    first, order, clean = None, [], set()
-    for frame in numbered_frames(container.demux(stream)):
+    first: av.VideoFrame | None = None
+    order: list[int] = []
+    clean: set[int] = set()
+    for number, frame in numbered_frames(container.demux(stream)):
         first = frame if first is None else first
-        order.append(frame.pts)
+        order.append(number)
         if frame.key_frame:
-            clean.add(frame.pts)
+            clean.add(number)
         if len(order) == TRIAL and order == told[:TRIAL]:
             order = told
             break
@@ -171,6 +182,6 @@ def _any_leading(packets: list[Packet]) -> bool:
     for packet in packets:
         if packet.is_key:
             key = packet.pts
-        elif key is not None and packet.pts < key:
+        elif key is not None and packet.pts is not None and packet.pts < key:
             return True
     return False

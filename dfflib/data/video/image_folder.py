@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dfflib.data.video.orientation import EXIF, UPRIGHT, turned
+from dfflib.data.video.orientation import EXIF, UPRIGHT, Orientation, turned
 from dfflib.errors import DffError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
@@ -82,13 +82,13 @@ class ImageFolder:
     close = rest
 
 
-def _header(file: Path) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+def _header(file: Path) -> tuple[tuple[int, int], Orientation]:
     """Width and height as shown, and the orientation, without decoding the pixels."""
     try:
         with Image.open(file) as image:
             exif = Image.Exif()
             exif.load(image.info.get("exif") or _late_exif(file))
-            orientation = EXIF.get(exif.get(0x0112), UPRIGHT)
+            orientation = EXIF.get(exif.get(0x0112, 1), UPRIGHT)
             return image.size if orientation[0] else image.size[::-1], orientation
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
         raise _unreadable(file) from None

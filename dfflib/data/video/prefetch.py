@@ -1,4 +1,4 @@
-"""Reading ahead: a thread fetches items while the caller works on earlier ones, never more than so many of them."""
+"""Prefetching: a thread fetches items while the caller works on earlier ones, never more than so many of them."""
 
 import queue
 import threading
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 _END = object()
 
 
-def ahead(items: Iterable[Item], depth: int = 8) -> Iterator[Item]:
+def prefetch(items: Iterable[Item], depth: int = 8) -> Iterator[Item]:
     """The same items in the same order, fetched by a thread up to ``depth`` ahead; then it waits for the caller.
 
     What the source raises is raised here, in its place in the order. When the caller stops early, so does the thread, after
@@ -39,7 +39,7 @@ def ahead(items: Iterable[Item], depth: int = 8) -> Iterator[Item]:
         except BaseException as error:  # for the caller to see
             put((_END, error))
 
-    thread = threading.Thread(target=fetch, name="ahead", daemon=True)
+    thread = threading.Thread(target=fetch, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:

@@ -1,11 +1,9 @@
 """Real video in: files and folders of images as lazy clips, or as a stream that is read once from start to end.
 
-``open_video`` is for access in any order. Its frames are decoded when they are asked for, and the last ones asked for
-are kept (``CACHE_BYTES``). ``read_stream`` is for one pass in constant memory; it also reads a damaged file up to its
-damage. How memory stays flat is told in ``dfflib.data.video.decoders``.
-
-Frames are RGB uint8 ``(3, H, W)``, upright: the rotation and the mirroring that cameras write into a file are applied. They
-are numbered in the order in which they are shown, and each has its own time (``dfflib.data.video.clock``).
+``open_video`` is for access in any order. Its frames are decoded when they are asked for, and the last ones asked for are
+kept (``CACHE_BYTES``). ``read_stream`` is for one pass in constant memory; it also reads a damaged file up to its damage.
+Frames are RGB uint8 ``(3, H, W)``, numbered in the order in which they are shown, and upright: the rotation and the
+mirroring that cameras write into a file are applied. Each has its own time in seconds (``dfflib.data.video.clock``).
 """
 
 import functools
@@ -17,12 +15,15 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import torch
+from av.container import InputContainer
 from torch import Tensor
 
-from dfflib.data.clips import Clip, LazyStack
+from dfflib.data.clips import Clip
+from dfflib.data.stacks import LazyStack
 from dfflib.data.video.clock import Clock, shown_at, shown_for, stream_clock
 from dfflib.data.video.container import (
     decode_in_order,
@@ -72,16 +73,17 @@ def open_video(path: str | os.PathLike, short_side: int | None = None, fps: floa
             raises when it is asked for.
     """
     path = _existing(path, short_side, fps)
-    times = None
+    times: list[float] | None = None
+    in_order: AvFrames | ImageFolder
     if path.is_dir():
         in_order = ImageFolder(path, fps or FOLDER_FPS)
     else:
-        in_order = AvFrames(path)
-        if len(in_order) == 0:
+        in_order = video = AvFrames(path)
+        if len(video) == 0:
             raise no_frames(path)
-        if fps is None and in_order.seconds is not None:
-            clock = Clock(in_order.fps, MILLISECOND)
-            for second in in_order.seconds:
+        if fps is None and video.seconds is not None:
+            clock = Clock(video.fps, MILLISECOND)
+            for second in video.seconds:
                 clock.add(float(second))
             times = clock.times
     reader, name = _CachedReader(path, in_order, short_side), path.name if path.is_dir() else path.stem
@@ -139,20 +141,22 @@ class VideoStream:
         self.problem: str | None = None
         self.remarks: list[str] = []
         self.pixel_aspect = Fraction(1)
-        self._container, self._stream = None, None
+        self.num_frames: int | None
+        self._container: InputContainer | None = None
         self._lock = threading.RLock()  # a file that is closed while a thread decodes from it ends the process
         if path.is_dir():
             folder = ImageFolder(path, fps or FOLDER_FPS)
             self._clock, self.num_frames = Clock(folder.fps), len(folder)
             frames = self._images(folder)
         else:
-            self._container, self._stream, _ = open_container(path)
-            self._clock = Clock(fps) if fps else stream_clock(self._container, self._stream, path)
-            self.num_frames = stated_length(self._stream)
-            self.remarks += remarks(self._stream, path)
-            if not states_its_end(self._container, self._stream, path):
+            container, video, _ = open_container(path)
+            self._container = container
+            self._clock = Clock(fps) if fps else stream_clock(container, video, path)
+            self.num_frames = stated_length(video)
+            self.remarks += remarks(video, path)
+            if not states_its_end(container, video, path):
                 self.remarks.append(f"{path} does not state its length: whether it is whole cannot be told.")
-            frames = self._decoded(path, bool(fps))
+            frames = self._decoded(container, video, path, bool(fps))
         self._frames = iter(frames)
         self._first = next(self._frames, None)  # read now: its size is the stream's, and an empty file fails early
         if self._first is None:
@@ -180,8 +184,9 @@ class VideoStream:
             self._clock.add(None)
             yield folder.read(i)
 
-    def _decoded(self, path: Path, counted: bool) -> Iterator[np.ndarray]:
-        container, stream = self._container, self._stream
+    def _decoded(
+        self, container: InputContainer, stream: av.video.stream.VideoStream, path: Path, counted: bool
+    ) -> Iterator[np.ndarray]:
         for frame in decode_in_order(container, stream, path, self._end):
             if not self.times:
                 self.pixel_aspect = pixel_aspect(stream, frame)
@@ -192,7 +197,7 @@ class VideoStream:
         if end is not None and not counted:
             self._clock.hold(end)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tensor]:
         while self._first is not None:
             frame, self._first = self._first, None
             # as it came, channels last in memory: what networks and the writer want
@@ -223,7 +228,8 @@ def resized_shape(shape: tuple[int, int], short_side: int | None) -> tuple[int, 
     if short_side is None:
         return int(shape[0]), int(shape[1])
     scale = short_side / min(shape)
-    return tuple(max(1, int(side * scale + 0.5)) for side in shape)
+    height, width = (max(1, int(side * scale + 0.5)) for side in shape)
+    return height, width
 
 
 def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Is a video file whole? What the outermost structure of its container says, without decoding anything.
+"""Is a video file complete, or was it cut short? Read from its outermost structure, without decoding anything.
 
-Most containers state how many bytes they hold, which tells a file that was cut short to the byte, however long it is. The
-formats of broadcasting and of plain streams state nothing; there a cut at a joint leaves no trace.
+Most containers are made of blocks that state their own size. Walking from block to block tells whether the last one ends
+where the file ends; a download that broke off is found to the byte, however long the video is. Broadcast formats and
+plain streams state no sizes; for these the answer is None, unknown.
 """
 
 import mmap

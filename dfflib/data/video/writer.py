@@ -1,24 +1,24 @@
 """H.264 files that browsers play, written frame by frame, each frame at its own time."""
 
 import contextlib
-import errno
 import math
 import os
+import sys
 from collections import deque
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import cv2
 import numpy as np
+from av.container import OutputContainer
 from torch import Tensor
 
 from dfflib.errors import DffError, system_error
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows: two writers of one file are not told apart
-    fcntl = None
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 QUALITY = "20"
@@ -30,7 +30,6 @@ BT601_LIMITED = 6, 1
 """Matrix and range in FFmpeg's numbers. What readers that ignore the tags assume too: right everywhere."""
 SLOWEST, FASTEST = 1e-5, 1000
 """Frames per second: a picture a day is written, and a time base of milliseconds tells a thousand apart."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class VideoWriter:
@@ -63,11 +62,11 @@ class VideoWriter:
         if not (math.isfinite(self.fps) and SLOWEST <= self.fps <= FASTEST):
             raise DffError(f"{fps} frames per second cannot be written: choose {SLOWEST:.5f} to {FASTEST}.")
         if not all(1 <= side <= 16384 for side in self.size):
-            size = f"{self.size[1]}x{self.size[0]}"
-            raise DffError(f"frames of {size} pixels cannot be written: choose sides of 1 to 16384.")
+            raise DffError(
+                f"frames of {self.size[1]}x{self.size[0]} pixels cannot be written: choose sides of 1 to 16384."
+            )
         slow = 1 / Fraction(1 / self.fps).limit_denominator(1001)
         self._rate = Fraction(self.fps).limit_denominator(1001) if self.fps >= 0.01 else slow
-        self._container = self._lock = None
         self._failed = False
         self._open(pixel_aspect)
 
@@ -77,10 +76,11 @@ class VideoWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = self._held()
-            self._container = av.open(str(self.part.absolute()), "w", format=kind, options=options)
+            container = av.open(str(self.part.absolute()), "w", format=kind, options=options)
         except OSError as error:
             raise system_error(error, self.path, "written") from None
-        stream = self._container.add_stream("libx264", rate=self._rate)
+        self._container: OutputContainer | None = container
+        stream = container.add_stream("libx264", rate=self._rate)
         stream.height, stream.width = (side + side % 2 for side in self.size)
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": QUALITY, **SPEED}
@@ -94,17 +94,16 @@ class VideoWriter:
         self._tick = Fraction(1, 1000 if kind == "matroska" else self._rate.numerator << fine)
         stream.time_base = self._tick
         self._stream = stream
-        self._packets, self._starts = (
-            deque(),
-            deque(),
-        )  # encoded, and when each is shown, in ticks: what is not muxed yet
-        self._last, self._step = -1, None  # when the last frame is shown, and how long the one before it was
+        self._packets: deque[av.Packet] = deque()  # encoded, but not muxed yet
+        self._starts: deque[int] = deque()  # when each of these is shown, in ticks
+        self._last = -1  # when the last frame is shown
+        self._step: int | None = None  # and how long the one before it was
 
-    def _held(self):
-        """The file of the name ``part``, held for this writer alone: two would write into one."""
+    def _held(self) -> BinaryIO:
+        """The file of the name ``part``, locked for this writer alone (not on Windows): two would write into one."""
         file = open(self.part, "ab")
         try:
-            if fcntl:
+            if sys.platform != "win32":
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
@@ -126,7 +125,8 @@ class VideoWriter:
         Raises:
             DffError: the frame's size or type is not the file's, the time is no number, or the disk is full.
         """
-        if self._container is None:
+        container = self._container
+        if container is None:
             raise DffError(f"{self.path} is closed: write its frames inside the with block.")
         frame = frame.detach().cpu().numpy() if isinstance(frame, Tensor) else np.asarray(frame)
         if frame.shape == (3, *self.size):
@@ -141,14 +141,15 @@ class VideoWriter:
         if height % 2 or width % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         # OpenCV's I420 is BT.601 in limited range; FFmpeg's own conversion gives the same and takes ten times as long
-        picture = av.VideoFrame.from_ndarray(cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420), format="yuv420p")
+        planes = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420), np.uint8)
+        picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         picture.pts = self.num_frames
         picture.time_base = 1 / self._stream.codec_context.framerate
         if self.num_frames:
             self._step = start - self._last
         self._last = start
         self._starts.append(start)
-        self._mux(picture)
+        self._mux(container, picture)
         self.num_frames += 1
 
     def _ticks(self, time: float | Fraction) -> int:
@@ -157,7 +158,7 @@ class VideoWriter:
             raise DffError(f"frame {self.num_frames} of {self.path} has the time {time}: give seconds from the start.")
         return max(self._last + 1, math.floor(Fraction(time) / self._tick + Fraction(1, 2)))
 
-    def _mux(self, picture: av.VideoFrame | None) -> None:
+    def _mux(self, container: OutputContainer, picture: av.VideoFrame | None) -> None:
         """Encode, and pass on what is encoded once it is known for how long it is shown."""
         try:
             self._packets.extend(self._stream.encode(picture))
@@ -166,7 +167,7 @@ class VideoWriter:
                 packet.time_base = self._tick
                 packet.pts = packet.dts = start  # the preset has no B-frames: the order of decoding is that of showing
                 packet.duration = self._starts[0] - start
-                self._container.mux(packet)
+                container.mux(packet)
         except OSError as error:
             self._failed = True
             raise system_error(error, self.path, "written on") from None
@@ -192,10 +193,8 @@ class VideoWriter:
             try:
                 if not self._failed:
                     self._starts.append(self._end(end))
-                    self._container = container
-                    self._mux(None)
+                    self._mux(container, None)
             finally:
-                self._container = None
                 container.close()
             playable = not self._failed
             if playable:

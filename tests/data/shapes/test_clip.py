@@ -247,7 +247,7 @@ def fingerprint(clip: ShapesClip) -> str:
 
 @pytest.mark.parametrize("level", ["medium", "hard"])
 def test_the_same_bytes_in_another_process(level):
-    code = f"from tests.data.test_shapes import *; print(fingerprint(ShapesClip(77, {level!r}, (49, 66), 4)))"
+    code = f"from tests.data.shapes.test_clip import *; print(fingerprint(ShapesClip(77, {level!r}, (49, 66), 4)))"
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dfflib.data.cache import DiskCache
 from dfflib.data.shapes.pairs import LATEST, ShapesPairs, as_batch
 from dfflib.data.shapes.scenes import get_level
 from dfflib.errors import DffError
@@ -55,7 +54,7 @@ def test_a_fixed_interval(interval):
 
 
 def test_parts_share_no_seed():
-    firsts = [ShapesPairs(part).first_seed for part in ("train", "val", "test")]
+    firsts = [ShapesPairs(split).first_seed for split in ("train", "val", "test")]
     assert firsts == [0, len(ShapesPairs()), 2 * len(ShapesPairs())]
     assert not same(ShapesPairs("train", size=SIZE)[0], ShapesPairs("val", size=SIZE)[0])
 
@@ -75,30 +74,10 @@ def test_collated_items_make_a_batch():
     assert torch.equal(batch.key[2], pairs[2]["key"] / 255)
 
 
-def test_the_cache_changes_nothing_but_the_time(tmp_path, monkeypatch):
-    plain, cached = ShapesPairs("val", size=SIZE), ShapesPairs("val", size=SIZE, cache=DiskCache(tmp_path / "cache"))
-    assert same(cached[4], plain[4])
-    monkeypatch.setattr(ShapesPairs, "_render", lambda *_: pytest.fail("rendered again"))
-    assert same(cached[4], cached[4])
-
-
-def test_the_cache_tells_settings_apart(tmp_path):
-    cache = DiskCache(tmp_path / "cache")
-    variants = [
-        ShapesPairs("val", "easy", SIZE, cache=cache), ShapesPairs("val", "hard", SIZE, cache=cache),
-        ShapesPairs("val", "easy", (41, 56), cache=cache), ShapesPairs("val", "easy", SIZE, 5, cache=cache),
-        ShapesPairs("train", "easy", SIZE, cache=cache), ShapesPairs("val", "easy", SIZE, interval=9, cache=cache),
-    ]  # fmt: skip
-    for pairs in variants:
-        plain = ShapesPairs("val", pairs.level, pairs.size, pairs.max_interval, interval=pairs.interval)
-        plain.first_seed = pairs.first_seed
-        assert same(pairs[2], plain[2])
-
-
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        ({"part": "trial"}, "no part 'trial': choose one of train, val, test"),
+        ({"split": "trial"}, "no split 'trial': choose one of train, val, test"),
         ({"length": 0}, "cannot have 0 pairs"),
         ({"max_interval": 0}, "pairs 0 frames apart cannot be drawn"),
         ({"max_interval": LATEST + 1}, f"pairs {LATEST + 1} frames apart cannot be drawn"),

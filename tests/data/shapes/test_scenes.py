@@ -1,4 +1,4 @@
-"""Scenes: exact inverses, smooth motion at the speed asked for, parts that share nothing."""
+"""Scenes: exact inverses, smooth motion at the speed asked for, splits that share nothing."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfflib.data.shapes import textures
-from dfflib.data.shapes.scenes import HARD, LEVELS, MEDIUM, Curves, draw_scene, get_level, part_of
+from dfflib.data.shapes.scenes import HARD, LEVELS, MEDIUM, Curves, draw_scene, get_level, split_of
 from dfflib.errors import DffError
 
 
@@ -35,18 +35,18 @@ def test_a_scene_is_a_function_of_its_seed():
 def test_parts_are_split_by_seed_and_use_their_own_photographs(monkeypatch):
     asked, real = [], textures.photograph
     monkeypatch.setattr(textures, "photograph", lambda name: (asked.append(name), real(name))[1])
-    for first, part in ((0, "train"), (1_000_000, "val"), (2_000_000, "test")):
-        assert part_of(first) == part_of(first + 999_999) == part
+    for first, split in ((0, "train"), (1_000_000, "val"), (2_000_000, "test")):
+        assert split_of(first) == split_of(first + 999_999) == split
         asked.clear()
         for seed in range(first, first + 12):
             draw_scene(seed, MEDIUM, (32, 32))
-        assert asked and set(asked) <= set(textures.PHOTOGRAPHS[part])
+        assert asked and set(asked) <= set(textures.PHOTOGRAPHS[split])
 
 
 @pytest.mark.parametrize("seed", [-1, 3_000_000])
 def test_seeds_outside_the_parts_are_refused(seed):
     with pytest.raises(DffError, match=f"no seed {seed}: choose one from 0 to 2999999"):
-        part_of(seed)
+        split_of(seed)
 
 
 def test_levels_by_name_and_with_changes():

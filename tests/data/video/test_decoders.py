@@ -180,7 +180,7 @@ def test_a_count_in_the_header_is_not_believed(tmp_path, monkeypatch):
 def test_only_files_whose_times_may_lie_are_decoded_when_they_are_opened(tmp_path):
     path = write(tmp_path / "film.mp4", "libx264", B)
     frames = AvFrames(path)
-    assert frames._index.by_times and frames.decord_can_seek() and frames._container is None
+    assert frames._index.by_times and frames.decord_can_seek() and frames._opened is None
     for name, codec, options in (("a.avi", "libx264", B), ("b.mpg", "mpeg2video", {}), ("c.ts", "libx264", B)):
         frames = AvFrames(write(tmp_path / name, codec, options))
         assert not frames._index.by_times and not frames.decord_can_seek()
