@@ -136,9 +136,10 @@ def _unreadable(notebooks: list[Path]) -> dict[Path, str]:
 
 
 def _digest_of_code() -> str:
-    """What every notebook depends on: the library's source, the shipped checkpoints, python and torch."""
+    """What every notebook and its page depend on: the library's source, the shipped checkpoints, python and torch."""
     package = Path(__file__).resolve().parents[1]
-    files = {str(file.relative_to(package)): file for file in sorted(package.rglob("*.py"))}
+    sources = sorted(file for file in package.rglob("*.*") if file.suffix in (".py", ".j2", ".css"))
+    files = {str(file.relative_to(package)): file for file in sources}
     files |= {file.name: file for file in sorted(paths.CHECKPOINTS.glob("*.safetensors"))}
     digest = hashlib.sha256(json.dumps(_versions()).encode())
     for name, file in files.items():
