@@ -204,12 +204,12 @@ def train(stage: str, profile: str, **options) -> None:
 
     An earlier result stands until the new one is whole; one of more steps is replaced only with --fresh.
     """
-    from dfflib.locks import held
+    from dfflib.locks import lock_run
     from dfflib.training import recipes
 
     recipes.get(options["recipe"])  # refuses what it does not know, before there is a run folder
-    stopping.follow_leader()
-    with held(profile, options["out_dir"], f"dfflib train {stage}", shared=True):
+    stopping.stop_with_parent()
+    with lock_run(profile, options["out_dir"], f"dfflib train {stage}", shared=True):
         from dfflib.training.train import train_stage
 
         try:
@@ -233,12 +233,12 @@ def train_all(recipe: tuple[str, ...], profile: str, jobs: int, out_dir: str) ->
     """
     from tqdm import tqdm
 
-    from dfflib.locks import held
+    from dfflib.locks import lock_run
     from dfflib.training.jobs import every_recipe, plan
     from dfflib.training.jobs import train_all as run
 
     plan(recipe, profile)  # refuses what it does not know, before there is a run folder
-    with held(profile, out_dir, "dfflib train-all"):
+    with lock_run(profile, out_dir, "dfflib train-all"):
         trained = run(recipe or every_recipe(), profile, out_dir, jobs, tqdm.write, sys.stderr.isatty())
     click.echo(f"{len(trained)} stages trained." if trained else "Everything was trained before.")
 

@@ -19,7 +19,7 @@ from dfflib import profiles
 from dfflib.errors import DffError
 from dfflib.evaluation.bench import summary
 from dfflib.evaluation.variants import VARIANTS
-from dfflib.locks import held
+from dfflib.locks import lock_run
 from dfflib.models import checkpoints
 from dfflib.paths import CHECKPOINTS, FIGURES, NOTEBOOKS, ROOT, RUNS, need_checkout
 from dfflib.results import in_markdown, read_results
@@ -61,7 +61,7 @@ def publish(profile: str, out_dir: str | os.PathLike = "") -> list[Path]:
     if not folder.is_dir():
         raise DffError(f"there is no run {folder}: make one with `dfflib reproduce --profile {profile}`.")
     try:
-        with held(profile, out_dir, "dfflib publish") as run, tempfile.TemporaryDirectory() as name:
+        with lock_run(profile, out_dir, "dfflib publish") as run, tempfile.TemporaryDirectory() as name:
             return _replace_all(_renewed(run, chosen, readme, Path(name)))
     except OSError as error:
         raise DffError(f"{error.filename} ({error.strerror}): nothing was published.") from error

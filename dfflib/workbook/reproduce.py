@@ -24,7 +24,7 @@ from typing import Self
 
 from dfflib import machine, paths, profiles
 from dfflib.errors import DffError
-from dfflib.locks import held
+from dfflib.locks import lock_run
 from dfflib.workbook import pages
 from dfflib.workbook.notebooks import assign_parameters, find_notebooks, read_notebook, select
 from dfflib.workbook.pages import Outcome
@@ -102,7 +102,7 @@ def reproduce(
     selected = select(every, only)
     broken = _unreadable(selected)
     passed = assign_parameters([path for path in selected if path not in broken], profile, parameters or {}, out_dir)
-    with held(profile, out_dir, "dfflib reproduce") as folder:
+    with lock_run(profile, out_dir, "dfflib reproduce") as folder:
         common = _digest_of_code()
         tasks = [_task(path, given, common) for path, given in passed.items()]
         whole = not profiles.get(profile).shipped and not only and not parameters

@@ -15,7 +15,7 @@ import pytest
 
 from dfflib import paths
 from dfflib.errors import DffError
-from dfflib.locks import held
+from dfflib.locks import lock_run
 from dfflib.workbook import pages
 from dfflib.workbook.notebooks import convert, find_notebooks, select
 from dfflib.workbook.reproduce import reproduce
@@ -233,7 +233,7 @@ def test_a_folder_in_use_is_refused_and_a_stale_lock_is_not(run, tmp_path):
     (tmp_path / ".lock").write_text("`dfflib reproduce`, process 1 on a machine that is off", encoding="utf-8")
     holder = f"`dfflib reproduce`, process {os.getpid()} on "
     with (
-        held("smoke", tmp_path, "dfflib reproduce"),
+        lock_run("smoke", tmp_path, "dfflib reproduce"),
         pytest.raises(DffError, match=f"in use by {holder}.*: wait for it"),
     ):
         reproduce(notebooks=run[0], out_dir=tmp_path)
