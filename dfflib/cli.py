@@ -8,8 +8,8 @@ what was asked for (one sentence); 3 ``segment`` met the end of a damaged video.
 the signal, as shells have it: 130 Ctrl-C, 143 SIGTERM (``kill``, a scheduler's time limit), 129 SIGHUP (a closed terminal).
 """
 
-import contextlib
 import errno
+import io
 import sys
 
 import click
@@ -28,7 +28,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context):
         """Run a command; what goes wrong ends it with a sentence and an exit code."""
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(AttributeError):  # not every stream can
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # names of files need not be text
         with stopping.interrupting() as last_signal:
             try:
@@ -179,13 +179,12 @@ def bench(size: tuple, interval: int, device: str | None, threads: int | None, o
     from dfflib.machine import describe_device, versions
     from dfflib.paths import run_folder
 
-    out_dir = run_folder("bench", out_dir or "")
-    rows = run.bench(size, interval, device or "", threads or 0, out_dir)
+    folder = run_folder("bench", out_dir or "")
+    rows = run.bench(size, interval, device or "", threads or 0, folder)
     for name, table in run.summary(rows).items():
         click.echo(f"\n{name}\n{table.round(2).to_string()}")
-    click.echo(
-        f"\n{versions()} on {describe_device()}; written to {out_dir}/results/bench.csv and {out_dir}/figures/bench.png"
-    )
+    written = f"{folder}/results/bench.csv and {folder}/figures/bench.png"
+    click.echo(f"\n{versions()} on {describe_device()}; written to {written}")
 
 
 @main.command()

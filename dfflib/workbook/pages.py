@@ -9,6 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -117,20 +118,28 @@ def mathml(tex: str, display: str) -> str:
 
 def write_index(folder: Path, profile: str, outcomes: list[Outcome]) -> Path:
     """Write ``folder/index.html``."""
-    page = environment().get_template("index.html.j2")
-    text = page.render(
-        profile=profiles.get(profile),
-        machine=machine(),
-        notebooks=[_notebook(outcome, folder) for outcome in outcomes],
-        badges=BADGES,
-        tables=[_table(path, folder) for path in sorted((folder / "results").glob("*.csv"))],
-        long_table=LONG_TABLE,
-        version=__version__,
-        when=datetime.now().strftime("%d %B %Y, %H:%M"),
+    return write_atomically(folder / "index.html", index_page(folder, profile, outcomes))
+
+
+def index_page(folder: Path, profile: str, outcomes: list[Outcome]) -> str:
+    """The index of a run folder as HTML."""
+    return (
+        environment()
+        .get_template("index.html.j2")
+        .render(
+            profile=profiles.get(profile),
+            machine=machine(),
+            notebooks=[_notebook(outcome, folder) for outcome in outcomes],
+            badges=BADGES,
+            tables=[_table(path, folder) for path in sorted((folder / "results").glob("*.csv"))],
+            long_table=LONG_TABLE,
+            version=__version__,
+            when=datetime.now().strftime("%d %B %Y, %H:%M"),
+        )
     )
-    return write_atomically(folder / "index.html", text)
 
 
+@cache
 def environment() -> "Environment":
     """Where the templates are found, and how they are read: what they are given is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
