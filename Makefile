@@ -42,9 +42,10 @@ format: $(STAMP) ## format code and notebooks, sort imports
 	@$(PY) -m ruff check --select I --fix --quiet .
 	@$(PY) -m ruff format .
 
-lint: $(STAMP) ## check code and notebooks, change nothing
+lint: $(STAMP) ## check code, notebooks and types, change nothing
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
 
 clean: ## delete runs/: executed notebooks, training, results
 	@rm -rf runs

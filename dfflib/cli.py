@@ -8,8 +8,8 @@ what was asked for (one sentence); 3 ``segment`` met the end of a damaged video.
 the signal, as shells have it: 130 Ctrl-C, 143 SIGTERM (``kill``, a scheduler's time limit), 129 SIGHUP (a closed terminal).
 """
 
-import contextlib
 import errno
+import io
 import sys
 
 import click
@@ -28,7 +28,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context):
         """Run a command; what goes wrong ends it with a sentence and an exit code."""
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(AttributeError):  # not every stream can
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # names of files need not be text
         with stopping.interrupting() as last_signal:
             try:
@@ -179,13 +179,12 @@ def bench(size: tuple, interval: int, device: str | None, threads: int | None, o
     from dfflib.machine import describe_device, versions
     from dfflib.paths import run_folder
 
-    out_dir = run_folder("bench", out_dir or "")
-    rows = run.bench(size, interval, device or "", threads or 0, out_dir)
+    folder = run_folder("bench", out_dir or "")
+    rows = run.bench(size, interval, device or "", threads or 0, folder)
     for name, table in run.summary(rows).items():
         click.echo(f"\n{name}\n{table.round(2).to_string()}")
-    click.echo(
-        f"\n{versions()} on {describe_device()}; written to {out_dir}/results/bench.csv and {out_dir}/figures/bench.png"
-    )
+    written = f"{folder}/results/bench.csv and {folder}/figures/bench.png"
+    click.echo(f"\n{versions()} on {describe_device()}; written to {written}")
 
 
 @main.command()
@@ -204,12 +203,12 @@ def train(stage: str, profile: str, **options) -> None:
 
     An earlier result stands until the new one is whole; one of more steps is replaced only with --fresh.
     """
-    from dfflib.locks import held
+    from dfflib.locks import lock_run
     from dfflib.training import recipes
 
     recipes.get(options["recipe"])  # refuses what it does not know, before there is a run folder
-    stopping.follow_leader()
-    with held(profile, options["out_dir"], f"dfflib train {stage}", shared=True):
+    stopping.stop_with_parent()
+    with lock_run(profile, options["out_dir"], f"dfflib train {stage}", shared=True):
         from dfflib.training.train import train_stage
 
         try:
@@ -233,12 +232,12 @@ def train_all(recipe: tuple[str, ...], profile: str, jobs: int, out_dir: str) ->
     """
     from tqdm import tqdm
 
-    from dfflib.locks import held
+    from dfflib.locks import lock_run
     from dfflib.training.jobs import every_recipe, plan
     from dfflib.training.jobs import train_all as run
 
     plan(recipe, profile)  # refuses what it does not know, before there is a run folder
-    with held(profile, out_dir, "dfflib train-all"):
+    with lock_run(profile, out_dir, "dfflib train-all"):
         trained = run(recipe or every_recipe(), profile, out_dir, jobs, tqdm.write, sys.stderr.isatty())
     click.echo(f"{len(trained)} stages trained." if trained else "Everything was trained before.")
 

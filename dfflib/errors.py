@@ -40,9 +40,9 @@ def system_error(error: OSError, path: str | os.PathLike | None = None, done: st
         path: the file that the user knows; by default the one that the system names.
         done: what cannot be done: "written", say.
     """
-    name = path or error.filename or "a file"
-    reason = os.strerror(error.errno) if error.errno in _BY_NUMBER else error.strerror or str(error)
-    return DffError(f"{name} cannot be {done} ({reason}): {_BY_NUMBER.get(error.errno, 'choose another file')}.")
+    name, number = path or error.filename or "a file", error.errno or 0
+    reason = os.strerror(number) if number in _BY_NUMBER else error.strerror or str(error)
+    return DffError(f"{name} cannot be {done} ({reason}): {_BY_NUMBER.get(number, 'choose another file')}.")
 
 
 @contextlib.contextmanager

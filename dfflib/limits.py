@@ -5,7 +5,9 @@ Nothing here imports torch: a bad value is refused before anything is loaded.
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dfflib.errors import DffError
 
@@ -18,7 +20,7 @@ class Number:
 
     low: float
     high: float
-    kind: type = int
+    kind: type[int] | type[float] = int
 
     def read(self, value: object) -> int | float | None:
         """A number, or its decimal digits, as a number of this range; None if it is none."""
@@ -27,8 +29,9 @@ class Number:
             if not re.fullmatch(digits, value.strip(), re.ASCII | re.IGNORECASE):  # int() reads digits of every script
                 return None
             value = self.kind(value)
-        number = type(value) in {int, self.kind}  # a bool is an int to isinstance
-        return self.kind(value) if number and self.low <= value <= self.high else None
+        if not isinstance(value, int | float) or type(value) not in (int, self.kind):  # a bool is an int to isinstance
+            return None
+        return self.kind(value) if self.low <= value <= self.high else None
 
     def __str__(self) -> str:
         return f"a {'whole ' * (self.kind is int)}number from {self.low} to {self.high}"
@@ -42,7 +45,7 @@ class OneOf:
 
     def read(self, value: object) -> str | None:
         """The value if it is one of the names, else None."""
-        return value if value in self.names else None
+        return value if isinstance(value, str) and value in self.names else None
 
     def __str__(self) -> str:
         return f"one of {', '.join(self.names)}"
@@ -60,10 +63,10 @@ OPTIONS = {
 }
 """By name of the option, or of the parameter in Python."""
 
-PARAMETERS = OPTIONS | {
-    "interval": Number(
-        1, 20
-    ),  # test parts of the sample clips have 30 frames and more; notebook 00 begins with frame 10
+PARAMETERS: Mapping[str, Number | OneOf] = {
+    **OPTIONS,
+    # Test parts of the sample clips have 30 frames and more; notebook 00 begins with frame 10.
+    "interval": Number(1, 20),
     "clip_name": OneOf(("carphone", "bikes", "bigbuckbunny")),
     "shapes_seed": Number(0, 2_999_999),
     "scene": Number(0, 999_999),
@@ -75,8 +78,8 @@ PARAMETERS = OPTIONS | {
 SIDES = Number(32, 8192)
 
 
-def check(name: str, value: object, called: str = "", table: dict[str, Number | OneOf] = OPTIONS) -> object:
-    """A value of a name in the table, in its own type; names that are not in the table take any value.
+def check(name: str, value: object, called: str = "", table: Mapping[str, Number | OneOf] = OPTIONS) -> Any:
+    """A value of a name in the table, in the type of that; names that are not in the table take any value.
 
     Args:
         name: key of the table.
@@ -122,10 +125,11 @@ def parse_size(text: str, called: str = "") -> tuple[int, int]:
     Raises:
         DffError: it is not of that form, or a side is out of range.
     """
-    sides = [SIDES.read(side) for side in re.split("[xX]", text)]
-    if len(sides) != 2 or None in sides or re.search(r"[^\dxX]", text):
+    width, _, height = text.lower().partition("x")
+    columns, rows = SIDES.read(width), SIDES.read(height)
+    if columns is None or rows is None or re.search(r"[^\dx]", text.lower()):
         said = f"{called} is {shown(text)}, which" if called else f"{shown(text)}"
         raise DffError(
             f"{said} is no size: write columns x rows, {SIDES.low} to {SIDES.high} pixels each, such as 512x256."
         )
-    return sides[1], sides[0]
+    return int(rows), int(columns)

@@ -8,14 +8,12 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+from dfflib import __version__
+
 
 def versions() -> str:
     """Of this package, PyTorch and Python, for the reader of a result."""
-    import torch
-
-    from dfflib import __version__
-
-    return f"dfflib {__version__}, torch {torch.__version__}, python {platform.python_version()}"
+    return f"dfflib {__version__}, torch {torch_version()}, python {platform.python_version()}"
 
 
 def cores() -> int:
@@ -29,11 +27,7 @@ def describe_device() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {torch.get_num_threads()} threads"
+    return f"{_processor()}, {torch.get_num_threads()} threads"
 
 
 def machine() -> dict[str, str]:
@@ -54,16 +48,19 @@ def machine() -> dict[str, str]:
 
 def torch_version() -> str:
     """Version of torch with its build (``2.15.0+cu132``), read from its source: importing torch takes seconds."""
-    text = Path(find_spec("torch").origin).with_name("version.py").read_text(encoding="utf-8")
-    return re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE)[1]
+    spec = find_spec("torch")
+    assert spec and spec.origin, "torch is installed with dfflib"
+    text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    found = re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE)
+    assert found, "torch writes this line when it is built"
+    return found[1]
 
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = (
-        re.findall(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.*\S)", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _gpu() -> str:
@@ -71,11 +68,7 @@ def _gpu() -> str:
         return "none"
     asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        names = (
-            subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False, encoding="utf-8")
-            .stdout.strip()
-            .splitlines()
-        )
+        answer = subprocess.run(asked, capture_output=True, timeout=10, check=False, encoding="utf-8")
     except (OSError, subprocess.SubprocessError):
-        names = []
-    return ", ".join(names) or "none"
+        return "none"
+    return ", ".join(answer.stdout.strip().splitlines()) or "none"

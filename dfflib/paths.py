@@ -179,11 +179,12 @@ def _sweep(folder: Path) -> None:
     with contextlib.suppress(OSError, ValueError):
         for part in folder.glob(".dff-*-*-*.part"):
             machine, process = part.name.split("-")[1:3]
-            if time.time() - part.stat().st_mtime > STALE or (machine == _HERE and not _is_alive(int(process))):
+            if time.time() - part.stat().st_mtime > STALE or (machine == _HERE and not is_alive(int(process))):
                 part.unlink()
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine runs, given its number; on Windows it is always said to."""
     if os.name == "nt":  # there, signal 0 is Ctrl-C
         return True
     try:

@@ -8,7 +8,7 @@ import csv
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -52,7 +52,7 @@ def read_results(path: str | os.PathLike) -> pd.DataFrame:
     rows = read_table(path, _RESULTS, "no file of results", "delete it, and run the notebook that writes it")
     share = (rows["unit"] == "%") & ~rows["value"].isna()
     if (bad := share & ~rows["value"].between(0, 100)).any():
-        row = int(bad.idxmax())
+        row = bad.to_numpy().argmax()
         raise DffError(
             f"{path} is no file of results (row {row + 2}: {rows['value'][row]:g} % is no share): delete it, and run the "
             f"notebook that writes it."
@@ -61,7 +61,7 @@ def read_results(path: str | os.PathLike) -> pd.DataFrame:
 
 
 def read_table(
-    path: str | os.PathLike, columns: dict[str, Callable[[str], object]], what: str, remedy: str
+    path: str | os.PathLike, columns: Mapping[str, Callable[[str], object]], what: str, remedy: str
 ) -> pd.DataFrame:
     """A CSV file with exactly these columns.
 
@@ -73,7 +73,8 @@ def read_table(
     Raises:
         DffError: no such file, or it is not of this form.
     """
-    read, lines = {}, None
+    read: dict[tuple[str, str], object] = {}
+    lines = None
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file, strict=True)
@@ -89,8 +90,10 @@ def read_table(
                 rows.append([read[named_cell] for named_cell in zip(columns, cells)])
     except OSError as error:
         raise DffError(f"{path} cannot be read ({error.strerror}): {remedy}.") from None
-    except (ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
-        why = f"row {lines.line_num}: {error}" if not isinstance(error, UnicodeDecodeError) else "it is no UTF-8 text"
+    except UnicodeDecodeError:
+        raise DffError(f"{path} is {what} (it is no UTF-8 text): {remedy}.") from None
+    except (ValueError, csv.Error) as error:
+        why = f"row {lines.line_num}: {error}" if lines else str(error)
         raise DffError(f"{path} is {what} ({why}): {remedy}.") from None
     return pd.DataFrame(rows, columns=list(columns))
 
@@ -114,7 +117,8 @@ def named(cell: str) -> str:
     """A text that must not be empty."""
     if not cell.strip():
         raise ValueError("where something must be named")
-    return text(cell)
+    text(cell)
+    return cell
 
 
 def whole(cell: str) -> float | int:

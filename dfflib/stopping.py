@@ -1,4 +1,4 @@
-"""How work is stopped: signals, what they must not cut in two, and processes that end with the one that started them."""
+"""How work is stopped: signals, when they take effect, and processes that end with the one that started them."""
 
 import os
 import signal
@@ -8,34 +8,36 @@ import time
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Ctrl-C; ``kill``, or a scheduler's time limit; a terminal that is closed (not on Windows)."""
 
-GRACE = 60.0
-"""Seconds in which work that is stopped may save where it is."""
+SAVE_SECONDS = 60.0
+"""How long work that is stopped may take to save its state."""
 
-ONE_WISH = 0.5
-"""Seconds: ``timeout`` and terminals send a signal twice, to a process and to its group."""
+REPEAT_SECONDS = 0.5
+"""A signal that follows another this soon is its repetition: ``timeout`` and terminals send it to a process and its group."""
 
-LED = "DFFLIB_LED"
-"""Set in the environment of a stage that ``train-all`` has started: the run folder is held for it, and its standard input
-closes when it is to stop."""
+PARENT = "DFFLIB_PARENT"
+"""Set in the environment of a stage that ``train-all`` has started: that has locked the run folder for it, and closes the
+stage's standard input when the stage is to stop."""
 
 
-class _Wish:
-    """The first signal of those that want one thing."""
+class _Received:
+    """The last signal that was received; 0 if there was none."""
 
-    def __init__(self):
-        self.number, self.since = 0, float("-inf")
+    def __init__(self) -> None:
+        self.number, self.time = 0, float("-inf")
 
-    def repeats(self, number: int) -> bool:
-        """Note a signal. Is it an echo of the last one?"""
+    def is_repeated(self, number: int) -> bool:
+        """Note a signal. Does it only repeat the one before?"""
         now = time.monotonic()
-        echo = now - self.since < ONE_WISH
-        if not echo:
-            self.number, self.since = number, now
-        return echo
+        if now - self.time < REPEAT_SECONDS:
+            return True
+        self.number, self.time = number, now
+        return False
 
 
 @contextmanager
@@ -45,43 +47,46 @@ def interrupting() -> Iterator[Callable[[], int]]:
     Yields:
         A function that gives the number of the signal that was raised last; 0 if there was none.
     """
-    wish = _Wish()
+    received = _Received()
 
-    def interrupt(number, stack):
-        """Raise, unless this is the same wish again."""
-        if not wish.repeats(number):
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        """Raise, unless the signal is a repetition."""
+        if not received.is_repeated(number):
             raise KeyboardInterrupt
 
     with _handled(interrupt, lambda before: before != signal.SIG_IGN):
-        yield lambda: wish.number
+        yield lambda: received.number
 
 
 @contextmanager
-def held_back() -> Iterator[Callable[[], bool]]:
-    """Hold signals back until the end of the block, which asks whether one has come; then each has its usual effect.
+def deferred_signals() -> Iterator[Callable[[], bool]]:
+    """Signals take effect at the end of the block, and not in it.
 
-    A second Ctrl-C is obeyed at once. Signals that Python does not handle are left alone, and so are threads, which no signal
-    reaches.
+    A second Ctrl-C takes effect at once. Signals that Python does not handle are left alone, and so are threads, which no
+    signal reaches.
+
+    Yields:
+        A function that tells whether a signal has come.
     """
-    wish = _Wish()
+    received = _Received()
 
-    def hold(number, stack):
-        """Note a signal; obey the second."""
-        earlier = wish.number
-        if not wish.repeats(number) and earlier and number == signal.SIGINT:
+    def defer(number: int, frame: FrameType | None) -> None:
+        """Note the first signal; raise at a second Ctrl-C."""
+        earlier = received.number
+        if not received.is_repeated(number) and earlier and number == signal.SIGINT:
             raise KeyboardInterrupt
 
-    with _handled(hold, callable) as before:
-        yield lambda: bool(wish.number)
-    if wish.number:
-        before[wish.number](wish.number, sys._getframe())
+    with _handled(defer, callable) as before:
+        yield lambda: bool(received.number)
+    if received.number:
+        before[received.number](received.number, sys._getframe())
         raise KeyboardInterrupt
 
 
 @contextmanager
-def _handled(handler: Callable, which: Callable) -> Iterator[dict]:
-    """Handle those signals whose present handlers are of a kind; yields these."""
-    before = {}
+def _handled(handler: Callable, which: Callable[[Any], bool]) -> Iterator[dict[int, Any]]:
+    """Give a new handler to the signals whose present ones fulfil ``which``; yields the present ones by signal."""
+    before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         before = {n: old for n in SIGNALS if which(old := signal.getsignal(n)) and old is not None}
     try:
@@ -93,15 +98,15 @@ def _handled(handler: Callable, which: Callable) -> Iterator[dict]:
             signal.signal(number, old)
 
 
-def follow_leader() -> None:
-    """In a stage of ``train-all``: stop, as by SIGTERM, when that asks for it or is gone, however it ended."""
-    if LED in os.environ:
-        threading.Thread(target=_follow, name="leader", daemon=True).start()
+def stop_with_parent() -> None:
+    """In a stage of ``train-all``: stop, as by SIGTERM, when that asks for it or has ended, however it did."""
+    if PARENT in os.environ:
+        threading.Thread(target=_wait_for_parent, name="parent", daemon=True).start()
 
 
-def _follow() -> None:
+def _wait_for_parent() -> None:
     while os.read(0, 1):  # not sys.stdin, whose lock would be held when Python ends
         pass
     interrupt_main(signal.SIGTERM)
-    time.sleep(GRACE)
+    time.sleep(SAVE_SECONDS)
     os._exit(1)

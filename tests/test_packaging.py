@@ -262,7 +262,7 @@ import json, sys, dfflib
 light = "torch" not in sys.modules
 from dfflib import paths
 from dfflib.training import train
-from dfflib.workbook import notebooks, publish, published
+from dfflib.workbook import notebooks, pages, publish, published
 said = []
 for refused in (lambda: publish.publish("laptop"), notebooks.find_notebooks):
     try:
@@ -270,11 +270,13 @@ for refused in (lambda: publish.publish("laptop"), notebooks.find_notebooks):
     except dfflib.DffError as error:
         said.append(str(error))
 numbers, folder = len(published.published()), paths.run_dir("smoke")
-print(json.dumps([light, dfflib.__file__, numbers, str(folder), said, train.is_trained("flow_detached", "smoke")]))
+shown = pages.environment().list_templates()
+print(json.dumps([light, dfflib.__file__, numbers, str(folder), said, train.is_trained("flow_detached", "smoke"), shown]))
 """
     answer = json.loads(run(python, "-I", "-c", code, cwd=tmp_path))
-    light, where, numbers, folder, said, trained = answer
+    light, where, numbers, folder, said, trained, shown = answer
     assert light and Path(where).is_relative_to(python.parents[1]) and numbers > 100 and not trained
+    assert shown == ["index.html.j2", "notebook/conf.json", "notebook/index.html.j2", "style.css"]
     assert Path(folder) == (tmp_path / "runs" / "smoke").resolve()
     assert [text.split()[0] for text in said] == ["publish", "reproduce"]
     assert all("needs a checkout" in text and text.endswith(".") for text in said)

@@ -58,7 +58,7 @@ def test_mutated_results_are_right_or_refused(tmp_path):
         name = ("08_methods.csv", "10_bench.csv", "08_runtime.csv", "08_flops.csv")[n % 4]
         path = tmp_path / "results" / name
         path.write_bytes(mutated(b"\n".join((RESULTS / name).read_bytes().split(b"\n")[:100]), rng))
-        assert "<b>" not in "".join(pages._tables(tmp_path))
+        assert "<b>" not in pages.index_page(tmp_path, "smoke", [])
         try:
             assert list(read_results(path).columns) == COLUMNS
             publish.with_results(readme, tmp_path / "results")
@@ -93,7 +93,7 @@ def test_mutated_states_are_right_or_forgotten_and_mutated_notebooks_have_a_name
         state.write_bytes(mutated(whole, rng))
         (tmp_path / "00_a.ipynb").write_bytes(mutated(book, rng))
         assert isinstance(_read_state(state), dict)
-        assert pages._notebook_row(_outcome_before(tmp_path / "00_a.ipynb", tmp_path), tmp_path)
+        assert pages.index_page(tmp_path, "smoke", [_outcome_before(tmp_path / "00_a.ipynb", tmp_path)])
         try:
             read_notebook(tmp_path / "00_a.ipynb")
         except DffError as error:
@@ -123,8 +123,8 @@ def test_nothing_in_a_result_file_comes_alive_on_a_page(tmp_path):
     nbformat.write(book, tmp_path / "08.ipynb")
     shown = pages.write_page(tmp_path / "08.ipynb", tmp_path / "08.html", "08").read_text(encoding="utf-8")
     assert "<img" not in shown and 'javascript:d"' not in shown and "&lt;img src=x onerror" in shown
-    tables = "".join(pages._tables(tmp_path))
-    assert "<img" not in tables and "&lt;img" in tables
+    index = pages.index_page(tmp_path, "smoke", [])
+    assert "<img" not in index and "&lt;img" in index
 
 
 def test_in_markdown_is_plain_text():

@@ -53,7 +53,7 @@ def test_what_nohup_has_ignored_stays_ignored():
 @pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_held_back_until_the_end_of_the_block(number):
     with stopping.interrupting() as last, pytest.raises(KeyboardInterrupt):
-        with stopping.held_back() as asked:
+        with stopping.deferred_signals() as asked:
             assert not asked()
             os.kill(os.getpid(), number)
             time.sleep(0.01)
@@ -62,9 +62,9 @@ def test_held_back_until_the_end_of_the_block(number):
 
 
 def test_only_a_second_ctrl_c_is_obeyed_at_once(monkeypatch):
-    monkeypatch.setattr(stopping, "ONE_WISH", 0.0)
+    monkeypatch.setattr(stopping, "REPEAT_SECONDS", 0.0)
     reached = []
-    with stopping.interrupting(), pytest.raises(KeyboardInterrupt), stopping.held_back():
+    with stopping.interrupting(), pytest.raises(KeyboardInterrupt), stopping.deferred_signals():
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             reached.append(number)
             signal.raise_signal(number)
@@ -76,7 +76,7 @@ def test_threads_hold_nothing_back():
     asked = []
 
     def work():
-        with stopping.interrupting(), stopping.held_back() as hold:
+        with stopping.interrupting(), stopping.deferred_signals() as hold:
             asked.append(hold())
 
     thread = threading.Thread(target=work)
@@ -90,7 +90,7 @@ import time
 from dfflib import stopping
 with stopping.interrupting() as last:
     try:
-        stopping.follow_leader()
+        stopping.stop_with_parent()
         print("at work", flush=True)
         time.sleep(1)
         time.sleep(30)
@@ -100,7 +100,7 @@ with stopping.interrupting() as last:
 
 
 def test_who_is_led_stops_when_its_input_closes():
-    environment = {**os.environ, stopping.LED: "1"}
+    environment = {**os.environ, stopping.PARENT: "1"}
     command = [sys.executable, "-c", FOLLOW]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as led:
         assert led.stdout.readline() == b"at work\n"

@@ -181,7 +181,7 @@ def evaluate_checkpoint(
             written: all of it before the work.
     """
     from dfflib.data.threshold import threshold_set
-    from dfflib.locks import held
+    from dfflib.locks import lock_run
     from dfflib.models.checkpoints import load_segmenter
     from dfflib.training.train import ensure
 
@@ -195,7 +195,7 @@ def evaluate_checkpoint(
         force or not out,
     )
     if not checkpoint:
-        with held(profile, "", "dfflib evaluate", shared=True):
+        with lock_run(profile, "", "dfflib evaluate", shared=True):
             checkpoint = ensure("joint", profile, seed)
     model = load_segmenter(checkpoint)
     clips = threshold_set("test", chosen.short_side)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dfflib import machine, paths, profiles
 from dfflib.data import catalogue
 from dfflib.errors import DffError
-from dfflib.stopping import GRACE, LED
+from dfflib.stopping import PARENT, SAVE_SECONDS
 from dfflib.training import recipes, train
 
 MOST = 4  # processes, unless more are asked for: few stages wait for nothing, and each takes a gigabyte
@@ -171,7 +171,7 @@ class _Crew:
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 command(job, self.profile, self.folder), cwd=paths.ROOT, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads), LED: str(os.getpid())},
+                env={**os.environ, "OMP_NUM_THREADS": str(self.threads), PARENT: str(os.getpid())},
                 stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self.running[job] = process, log, time.perf_counter()
@@ -217,7 +217,7 @@ class _Crew:
             process.stdin.close()
         for process, _, _ in self.running.values():
             try:
-                process.wait(GRACE)
+                process.wait(SAVE_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -20,12 +20,12 @@ from dfflib.data.pairs import Steps
 from dfflib.errors import DffError
 from dfflib.flow import end_point_error
 from dfflib.inference.preparation import keep_memory
-from dfflib.locks import held_stage
+from dfflib.locks import lock_stage
 from dfflib.metrics import ConfusionMatrix
 from dfflib.models import checkpoints
 from dfflib.models.build import build
 from dfflib.paths import write_atomically
-from dfflib.stopping import held_back
+from dfflib.stopping import deferred_signals
 from dfflib.training import recipes
 from dfflib.training.recipes import checkpoint_name
 from dfflib.training.stages import (
@@ -91,7 +91,7 @@ class _Trainer:
         """Train, or return what a finished run of the same settings left."""
         if not self._is_wanted():
             return self._trained("was trained before with the same settings")
-        with held_stage(self.folder, self.result.stem):
+        with lock_stage(self.folder, self.result.stem):
             if not self._is_wanted():  # another process has finished it meanwhile
                 return self._trained("was trained before with the same settings")
             replaces = self._replaces()
@@ -197,14 +197,14 @@ class _Trainer:
         steps = Steps(self.batches["train"], settings.batch, settings.seed)
         with bar, closing(steps.upcoming(numbers, processes)) as self.coming:
             try:
-                with held_back() as asked:  # half a step has changed weights or batch-norm statistics
+                with deferred_signals() as asked:  # half a step has changed weights or batch-norm statistics
                     while self.step < settings.steps and not asked():
                         self._one_logged_step(bar, began)
                     if self.step == settings.steps:
                         self._save_result(time.perf_counter() - began)
             except KeyboardInterrupt:
                 if self.between_steps:  # else this state is neither one step's nor the next's: the saved one is good
-                    with held_back():
+                    with deferred_signals():
                         self._save_state()
                 raise
 

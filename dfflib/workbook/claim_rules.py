@@ -104,8 +104,8 @@ def _number(rows: pd.DataFrame, method: str, metric: str, interval: int | None =
     return float(chosen["value"].mean())
 
 
-def _graded(agrees: bool, direction: bool) -> str:
-    return AGREES if agrees else DIRECTION if direction else DISAGREES
+def _verdict(agrees: bool, direction: bool, ours: str) -> Verdict:
+    return Verdict(AGREES if agrees else DIRECTION if direction else DISAGREES, ours)
 
 
 # Rules.
@@ -115,44 +115,41 @@ def order(better: str, worse: str, interval: int) -> Rule:
     """One method is better than another on the average over offsets 0 .. interval-1."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
-        """The verdict on these rows, and the numbers that it rests on."""
         gap = paired(rows, better, worse, offsets=range(interval))
-        return Verdict(_graded(gap.holds, gap.mean > 0), f"{better} minus {worse}: {gap}")
+        return _verdict(gap.holds, gap.mean > 0, f"{better} minus {worse}: {gap}")
 
     return Rule(
         f"{better} minus {worse} at l = {interval} above 0 beyond the spread; in direction: mean above 0", judge
     )
 
 
-def loss(reference: str, method: str, bound: float, offsets: range, faster: bool = False) -> Rule:
-    """A method loses at most ``bound`` points to the reference, and where asked its non-key frames take less time."""
+def max_drop(reference: str, method: str, points: float, offsets: range, faster: bool = False) -> Rule:
+    """A method is at most some points below the reference, and where asked its non-key frames take less time."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
-        """The verdict on these rows, and the numbers that it rests on."""
-        lost = paired(rows, reference, method, offsets=offsets)
-        verdict, text = _graded(lost.mean <= bound, lost.mean <= 2 * bound), f"{reference} minus {method}: {lost}"
+        drop = paired(rows, reference, method, offsets=offsets)
+        ours, is_faster = f"{reference} minus {method}: {drop}", True
         if faster:
             before, after = (_number(rows, name, "non-key") for name in (reference, method))
-            verdict = verdict if after < before else DISAGREES
-            text += f"; non-key frame {before:.1f} ms, {after:.1f} ms"
-        return Verdict(verdict, text)
+            ours += f"; non-key frame {before:.1f} ms, {after:.1f} ms"
+            is_faster = after < before
+        return _verdict(is_faster and drop.mean <= points, is_faster and drop.mean <= 2 * points, ours)
 
     where = "at offset 0" if offsets == range(1) else f"at l = {len(offsets)}"
     also = ", and its non-key frames take less time" if faster else ""
-    half = f"in direction: at most {2 * bound:g}{also and ', and less time'}"
-    return Rule(f"loses at most {bound:g} to {reference} {where}{also}; {half}", judge)
+    half = f"in direction: at most {2 * points:g}{also and ', and less time'}"
+    return Rule(f"loses at most {points:g} to {reference} {where}{also}; {half}", judge)
 
 
-def copy_loses(times: int, interval: int) -> Rule:
-    """Reusing features unmoved loses several times as much to Frame as moving them."""
+def copy_drops_more(times: int, interval: int) -> Rule:
+    """Reusing features unmoved is several times as far below Frame as moving them."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
-        """The verdict on these rows, and the numbers that it rests on."""
         mean = by_seed(rows, ("Frame", "copy", "DFF"), offsets=range(interval)).mean()
         gap = paired(rows, "DFF", "copy", offsets=range(interval))
-        still, moved = mean["Frame"] - mean["copy"], mean["Frame"] - mean["DFF"]
-        agrees = gap.holds and still >= times * max(moved, 0)
-        return Verdict(_graded(agrees, gap.mean > 0), f"copy loses {still:.1f}, DFF {moved:.1f} points")
+        copy, dff = mean["Frame"] - mean["copy"], mean["Frame"] - mean["DFF"]
+        agrees = gap.holds and copy >= times * max(dff, 0)
+        return _verdict(agrees, gap.mean > 0, f"copy loses {copy:.1f}, DFF {dff:.1f} points")
 
     return Rule(
         f"at l = {interval} copy loses at least {times} times as much to Frame as DFF, and DFF minus copy is above 0 "
@@ -160,15 +157,14 @@ def copy_loses(times: int, interval: int) -> Rule:
     )  # fmt: skip
 
 
-def gradual(method: str, longest: int) -> Rule:
+def gradual_drop(method: str, longest: int) -> Rule:
     """The average falls with l, and at no l suddenly."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
-        """The verdict on these rows, and the numbers that it rests on."""
         curve = [by_seed(rows, [method], offsets=range(n))[method].mean() for n in range(1, longest + 1)]
         total, steps = curve[0] - curve[-1], [a - b for a, b in zip(curve, curve[1:])]
         agrees = total > 0 and min(steps) >= 0 and 3 * max(steps) <= total
-        return Verdict(_graded(agrees, total > 0), f"{describe_fall(curve)} ({method})")
+        return _verdict(agrees, total > 0, f"{describe_drop(curve)} ({method})")
 
     return Rule(
         f"the average falls at every step from l = 1 to {longest}, and no step takes more than a third of the fall; in "
@@ -176,22 +172,21 @@ def gradual(method: str, longest: int) -> Rule:
     )  # fmt: skip
 
 
-def describe_fall(curve: Sequence[float]) -> str:
+def describe_drop(curve: Sequence[float]) -> str:
     """A curve of averages for l = 1 .. L in words."""
     largest = max(a - b for a, b in zip(curve, curve[1:]))
     return f"{curve[0]:.1f} at l = 1, {curve[-1]:.1f} at l = {len(curve)}; largest step {largest:.1f}"
 
 
-def last_offset(method: str, interval: int) -> Rule:
+def average_above_last(method: str, interval: int) -> Rule:
     """The average over offsets is above the last offset."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
-        """The verdict on these rows, and the numbers that it rests on."""
         average = by_seed(rows, [method], offsets=range(interval))[method]
         last = by_seed(rows, [method], offsets=[interval - 1])[method]
         gap = _paired((average - last).dropna())
-        text = f"average {average.mean():.1f}, offset {interval - 1} {last.mean():.1f}: {gap}"
-        return Verdict(_graded(gap.holds, gap.mean > 0), text)
+        ours = f"average {average.mean():.1f}, offset {interval - 1} {last.mean():.1f}: {gap}"
+        return _verdict(gap.holds, gap.mean > 0, ours)
 
     return Rule(
         f"average of offsets 0 to {interval - 1} minus offset {interval - 1} above 0 beyond the spread; in direction: mean "
@@ -199,7 +194,8 @@ def last_offset(method: str, interval: int) -> Rule:
     )  # fmt: skip
 
 
-def _plain(method: str) -> str:
+def _normalised(method: str) -> str:
+    """A name of networks, however it is written: case, spaces, - and _ do not matter."""
     return re.sub(r"[\s_-]", "", method).lower()
 
 
@@ -208,23 +204,21 @@ def flops_column(stated: dict[str, float]) -> Rule:
     tight, wide = 3, 25  # percent
 
     def judge(rows: pd.DataFrame) -> Verdict:
-        """The verdict on these rows, and the numbers that it rests on."""
-        rows = rows.assign(method=rows["method"].map(_plain, na_action="ignore"))
-        values = [_number(rows, _plain(name), "inverse_r") for name in stated]
+        rows = rows.assign(method=rows["method"].map(_normalised, na_action="ignore"))
+        values = [_number(rows, _normalised(name), "inverse_r") for name in stated]
         error = [100 * (a / b - 1) for a, b in zip(values, stated.values())]
         worst = max(abs(e) for e in error)
-        text = ", ".join(f"{v:.2f} ({e:+.1f}%)" for v, e in zip(values, error))
-        return Verdict(_graded(worst <= tight, worst <= wide), text)
+        ours = ", ".join(f"{v:.2f} ({e:+.1f}%)" for v, e in zip(values, error))
+        return _verdict(worst <= tight, worst <= wide, ours)
 
     return Rule(f"1/r of both key-frame networks within {tight}%; in direction: within {wide}%", judge)
 
 
-def formula() -> Rule:
+def speedup_formula() -> Rule:
     """Equation 7 predicts measured speedups."""
     tight, wide = 10, 25  # percent
 
     def judge(rows: pd.DataFrame) -> Verdict:
-        """The verdict on these rows, and the numbers that it rests on."""
         keys = ["method", "interval", "device"]
         measured, predicted = (
             rows[rows["metric"] == f"speedup_{kind}"].groupby(keys)["value"].mean()
@@ -234,8 +228,8 @@ def formula() -> Rule:
         if error.empty:
             raise MissingRows("no pair of speedup_measured and speedup_predicted")
         worst = error.abs().max()
-        text = f"prediction off by {error.abs().mean():.0f}% on average, {worst:.0f}% at most, in {len(error)} cases"
-        return Verdict(_graded(worst <= tight, worst <= wide), text)
+        ours = f"prediction off by {error.abs().mean():.0f}% on average, {worst:.0f}% at most, in {len(error)} cases"
+        return _verdict(worst <= tight, worst <= wide, ours)
 
     return Rule(f"every prediction within {tight}% of the measurement; in direction: within {wide}%", judge)
 
@@ -244,44 +238,43 @@ def measured_speedup(method: str, interval: int, stated: float) -> Rule:
     """The whole pipeline is faster than the key-frame network on every frame, by about the stated factor."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
-        """The verdict on these rows, and the numbers that it rests on."""
         ours = _number(rows, method, "speedup_measured", interval)
-        return Verdict(_graded(10 * ours >= 9 * stated, ours > 1), f"{ours:.1f}x ({method})")
+        return _verdict(10 * ours >= 9 * stated, ours > 1, f"{ours:.1f}x ({method})")
 
     return Rule(f"at least nine tenths of {stated:g}x; in direction: above 1x", judge)
 
 
 def _splits(rows: pd.DataFrame) -> list[str]:
     """Methods of 08_split, from many layers in N_task to few."""
-    found = {m: re.fullmatch(r"N_task of (\d{1,9}) layers?", str(m)) for m in rows["method"].unique()}
-    names = sorted((m for m, match in found.items() if match), key=lambda m: -int(found[m][1]))
-    if len(names) < 2:
+    names = [str(name) for name in rows["method"].unique()]
+    found = [match for name in names if (match := re.fullmatch(r"N_task of (\d{1,9}) layers?", name))]
+    if len(found) < 2:
         raise MissingRows("fewer than two split points")
-    return names
+    return [match[0] for match in sorted(found, key=lambda match: -int(match[1]))]
 
 
-def split_accuracy(bound: float, interval: int) -> Rule:
+def split_accuracy(points: float, interval: int) -> Rule:
     """The split point hardly changes the accuracy."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
-        """The verdict on these rows, and the numbers that it rests on."""
         mean = by_seed(rows, _splits(rows), offsets=range(interval)).mean()
         spread = mean.max() - mean.min()
-        text = f"{mean.min():.1f} to {mean.max():.1f} over {len(mean)} splits"
-        return Verdict(_graded(spread <= bound, spread <= 2 * bound), text)
+        ours = f"{mean.min():.1f} to {mean.max():.1f} over {len(mean)} splits"
+        return _verdict(spread <= points, spread <= 2 * points, ours)
 
-    return Rule(f"mIoU of the best split minus the worst at most {bound:g}; in direction: at most {2 * bound:g}", judge)
+    return Rule(
+        f"mIoU of the best split minus the worst at most {points:g}; in direction: at most {2 * points:g}", judge
+    )
 
 
 def split_speed() -> Rule:
     """The fewer layers run on every frame, the faster."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
-        """The verdict on these rows, and the numbers that it rests on."""
         fps = [_number(rows, name, "fps") for name in _splits(rows)]
         rises = all(100 * b >= 95 * a for a, b in zip(fps, fps[1:]))
-        text = ", ".join(f"{value:.1f}" for value in fps) + " fps, from many layers to few"
-        return Verdict(_graded(rises and fps[-1] > fps[0], fps[-1] > fps[0]), text)
+        ours = ", ".join(f"{value:.1f}" for value in fps) + " fps, from many layers to few"
+        return _verdict(rises and fps[-1] > fps[0], fps[-1] > fps[0], ours)
 
     sentence = "fps never falls by more than 5% to the next smaller N_task, and the smallest is faster than the largest"
     return Rule(f"{sentence}; in direction: the latter", judge)

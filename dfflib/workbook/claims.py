@@ -116,61 +116,39 @@ def _table2() -> list[Claim]:
             f"{net} + {flow_net}": one(table="Table 2", feature_net=net, flow_net=flow_net)
             for net in ("ResNet-50", "ResNet-101")
         }
-        found.append(
-            Claim(
-                f"flops-{flow_net.split()[-1].lower()}",
-                "Table 2",
-                f"A key frame costs 1/r times as much as {flow_net} on a non-key frame, counted in FLOPs.",
-                "1/r: " + ", ".join(f"{value:.2f} ({name})" for name, value in stated.items()),
-                ("08_flops",),
-                ", ".join(stated),
-                rules.flops_column(stated),
-            )  # fmt: skip
-        )
+        claim = f"A key frame costs 1/r times as much as {flow_net} on a non-key frame, counted in FLOPs."
+        numbers = "1/r: " + ", ".join(f"{value:.2f} ({name})" for name, value in stated.items())
+        id, rule = f"flops-{flow_net.split()[-1].lower()}", rules.flops_column(stated)
+        found.append(Claim(id, "Table 2", claim, numbers, ("08_flops",), ", ".join(stated), rule))
     return found
 
 
 def _speed() -> list[Claim]:
     predicted = speedup(5, 1 / one(table="Table 2", feature_net="ResNet-101", flow_net="FlowNet"))
     ratio = _table4("DFF", "Cityscapes", "fps") / _table4("Frame", "Cityscapes", "fps")
-    found = [
-        Claim(
-            "formula",
-            "eq. 7",
-            "The speedup is l / (1 + (l - 1) r).",
-            f"at l = 5 {predicted:.2f}x by FLOPs, {ratio:.2f}x by Table 4's frame rates (computed)",
-            ("08_runtime",),
-            "speedup_measured, speedup_predicted",
-            rules.formula(),
-        )  # fmt: skip
-    ]
+    numbers = f"at l = 5 {predicted:.2f}x by FLOPs, {ratio:.2f}x by Table 4's frame rates (computed)"
+    found = [Claim("formula", "eq. 7", "The speedup is l / (1 + (l - 1) r).", numbers, ("08_runtime",),
+                   "speedup_measured, speedup_predicted", rules.speedup_formula())]  # fmt: skip
     for interval, dataset in ((5, "Cityscapes"), (10, "ImageNet VID")):
         stated = one(table="text", row="stated speedup of DFF", dataset=dataset)
         fps = [_table4(method, dataset, "fps") for method in ("Frame", "DFF")]
-        found.append(
-            Claim(
-                f"speedup-l{interval}",
-                "Table 4",
-                f"At l = {interval} DFF is several times as fast as Frame.",
-                f"{stated:.1f}x: {fps[0]:.2f} to {fps[1]:.2f} fps ({dataset}, K40)",
-                ("08_runtime",),
-                PUBLISHED_PAIR,
-                rules.measured_speedup(PUBLISHED_PAIR, interval, stated),
-            )  # fmt: skip
-        )
+        claim = f"At l = {interval} DFF is several times as fast as Frame."
+        numbers = f"{stated:.1f}x: {fps[0]:.2f} to {fps[1]:.2f} fps ({dataset}, K40)"
+        rule = rules.measured_speedup(PUBLISHED_PAIR, interval, stated)
+        found.append(Claim(f"speedup-l{interval}", "Table 4", claim, numbers, ("08_runtime",), PUBLISHED_PAIR, rule))
     return found
 
 
 def _accuracy() -> list[Claim]:
-    lost = _table4("Frame", "Cityscapes") - _table4("DFF", "Cityscapes")
+    drop = _table4("Frame", "Cityscapes") - _table4("DFF", "Cityscapes")
     file = ("08_methods",)
     return [
         Claim("loss-l5", "Table 4", "At l = 5 DFF loses little accuracy to the network run on every frame.",
               _both("Frame", "DFF", datasets=["Cityscapes"]), file, "Frame, DFF",
-              rules.loss("Frame", "DFF", math.ceil(lost), range(5))),
+              rules.max_drop("Frame", "DFF", math.ceil(drop), range(5))),
         Claim("flow-matters", "implied", "Features have to be moved along the flow: what is reused unmoved does not fit.",
-              f"no number for copy; DFF loses {lost:.1f} (Cityscapes, mIoU, l = 5)", file, "Frame, copy, DFF",
-              rules.copy_loses(3, 5)),
+              f"no number for copy; DFF loses {drop:.1f} (Cityscapes, mIoU, l = 5)", file, "Frame, copy, DFF",
+              rules.copy_drops_more(3, 5)),
         Claim("sff-l5", "Table 4", "Flow learned for the task beats classical flow at l = 5.",
               _both("DFF", "SFF slow", datasets=["Cityscapes"]), file, "DFF, SFF slow", rules.order("DFF", "SFF slow", 5)),
         Claim("sff-l10", "Table 4", "Flow learned for the task beats classical flow at l = 10.",
@@ -178,7 +156,7 @@ def _accuracy() -> list[Claim]:
         Claim("sff-slow", "Table 4", "Better classical flow gives better features.",
               _both("SFF slow", "SFF fast"), file, "SFF slow, SFF fast", rules.order("SFF slow", "SFF fast", 5)),
         Claim("last-offset", "Figure 3", "The average over offsets hides how low the last offset is.", _published_last(5),
-              file, "DFF", rules.last_offset("DFF", 5)),
+              file, "DFF", rules.average_above_last("DFF", 5)),
     ]  # fmt: skip
 
 
@@ -209,7 +187,7 @@ def _training() -> list[Claim]:
         Claim("pairs", "Figure 3", "Training on pairs does not hurt the network on key frames (l = 1).",
               f"Frame {frame[0]}, DFF {start[0]:.1f} (Cityscapes, mIoU); "
               f"Frame {frame[1]}, DFF {start[1]:.1f} (ImageNet VID, mAP)",
-              ("08_methods",), "Frame, DFF", rules.loss("Frame", "DFF", math.ceil(frame[0] - start[0]), range(1))),
+              ("08_methods",), "Frame, DFF", rules.max_drop("Frame", "DFF", math.ceil(frame[0] - start[0]), range(1))),
     ]  # fmt: skip
 
 
@@ -231,43 +209,32 @@ def _figure3() -> list[Claim]:
     curve = [_cityscapes("ResNet-101", "FlowNet", n) for n in range(1, 11)]
     found = [
         Claim("gradual", "Figure 3", "Accuracy falls gradually with the key-frame interval.",
-              rules.describe_fall(curve) + " (Cityscapes, mIoU, ResNet-101 + FlowNet)", ("07_curves",), HEAVY,
-              rules.gradual(HEAVY, 10), CURVES),
+              rules.describe_drop(curve) + " (Cityscapes, mIoU, ResNet-101 + FlowNet)", ("07_curves",), HEAVY,
+              rules.gradual_drop(HEAVY, 10), CURVES),
         Claim("large-n", "Figure 3", "The better key-frame network stays better at l = 10.",
               ", ".join(f"{net} {_cityscapes(net, 'FlowNet', 10):.1f}" for net in ("ResNet-101", "ResNet-50"))
               + " (Cityscapes, mIoU, FlowNet)",
               ("07_curves",), f"{HEAVY}, small + correlation", rules.order(HEAVY, "small + correlation", 10), CURVES),
     ]  # fmt: skip
-    for flow_net, ours in (
-        ("FlowNet Half", f"{HEAVY} half size"),
-        ("FlowNet Inception", "large + flownet_inception"),
-    ):
+    for flow_net, ours in (("FlowNet Half", f"{HEAVY} half size"), ("FlowNet Inception", "large + flownet_inception")):
         (a, b), (before, after) = (
             [_cityscapes("ResNet-101", net, 5, metric) for net in ("FlowNet", flow_net)] for metric in ("miou", "fps")
         )
-        found.append(
-            Claim(
-                f"light-{flow_net.split()[-1].lower()}",
-                "Figure 3",
-                f"{flow_net} costs little accuracy and gains speed.",
-                f"{a:.1f} to {b:.1f} mIoU, {before:.2f} to {after:.2f} fps (Cityscapes, ResNet-101, l = 5)",
-                ("07_curves", "07_runtime"),
-                f"{HEAVY}, {ours}",
-                rules.loss(HEAVY, ours, math.ceil(a - b), range(5), faster=True),
-                CURVES,
-            )  # fmt: skip
-        )
+        id, claim = f"light-{flow_net.split()[-1].lower()}", f"{flow_net} costs little accuracy and gains speed."
+        numbers = f"{a:.1f} to {b:.1f} mIoU, {before:.2f} to {after:.2f} fps (Cityscapes, ResNet-101, l = 5)"
+        files, rule = ("07_curves", "07_runtime"), rules.max_drop(HEAVY, ours, math.ceil(a - b), range(5), faster=True)
+        found.append(Claim(id, "Figure 3", claim, numbers, files, f"{HEAVY}, {ours}", rule, CURVES))
     return found
 
 
 def _choices() -> list[Claim]:
-    bound = one(table="text", row="without the scale field: loss below")
+    points = one(table="text", row="without the scale field: loss below")
     return [
         Claim("scale", "text", "Leaving the scale field out costs less than a point.",
-              f"below {bound:g} point on both tasks", ("08_scale",), "DFF; DFF, S = 1",
-              rules.loss("DFF", "DFF, S = 1", bound, range(5))),
+              f"below {points:g} point on both tasks", ("08_scale",), "DFF; DFF, S = 1",
+              rules.max_drop("DFF", "DFF, S = 1", points, range(5))),
         Claim("half-size", "text", "Flow from frames of half size is enough.", "used throughout; no numbers",
-              ("08_flow_input",), "full size, half size", rules.loss("full size", "half size", 1, range(5))),
+              ("08_flow_input",), "full size, half size", rules.max_drop("full size", "half size", 1, range(5))),
     ]  # fmt: skip
 
 

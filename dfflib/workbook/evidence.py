@@ -93,8 +93,8 @@ def check_results(path: Path, shown: Path, profile: profiles.Profile, spread: bo
     if not len(rows):
         raise DffError(f"{path} cannot be published (it has no rows): {remedy}.")
     if empty.any(axis=None):
-        row = int(empty.any(axis=1).idxmax())
-        lacking = ", ".join(empty.columns[empty.loc[row]])
+        row = empty.any(axis=1).to_numpy().argmax()
+        lacking = ", ".join(str(name) for name in empty if empty[name].iloc[row])
         raise DffError(f"{path} cannot be published (row {row + 2} lacks {lacking}): {remedy}.")
     devices = sorted(rows["device"].unique())
     if len(devices) > 1 or not re.match(r"\w", devices[0]) or devices[0].lower().startswith("unknown"):
@@ -105,7 +105,9 @@ def check_results(path: Path, shown: Path, profile: profiles.Profile, spread: bo
             raise DffError(f"{path} cannot be published ({method} on {data} has seeds {sorted(seeds)} of "
                            f"{list(profile.seeds)}): {remedy}.")  # fmt: skip
     if spread and (twice := rows.duplicated(KEYS)).any():
-        raise DffError(f"{path} cannot be published (row {int(twice.idxmax()) + 2} repeats an earlier one): {remedy}.")
+        raise DffError(
+            f"{path} cannot be published (row {twice.to_numpy().argmax() + 2} repeats an earlier one): {remedy}."
+        )
     if shown.is_file():
         _check_nothing_is_lost(path, rows, shown)
 
@@ -129,7 +131,7 @@ def check_figure(path: Path) -> None:
     try:
         with warnings.catch_warnings(), Image.open(path) as picture:
             warnings.simplefilter("error")  # a picture too large for its file is none
-            kind = picture.format.lower()
+            kind = (picture.format or "").lower()
             for n in range(getattr(picture, "n_frames", 1)):
                 picture.seek(n)
                 picture.load()
@@ -147,18 +149,18 @@ def check_checkpoint(path: Path, stage: str, seed: int, recipe: str, profile: pr
             other checkpoints than lie beside it; or its log is not whole.
     """
     model, about = checkpoints.describe(path)
-    steps, cook = profile.steps_of(recipe, stage), recipes.get(recipe)
+    steps, settings = profile.steps_of(recipe, stage), recipes.get(recipe)
     again = (
         f"train it with `dfflib train {stage} --profile {profile.name} --seed {seed} --recipe {recipe} --out-dir {run}`"
     )
     wanted = dict(
-        stage=stage, seed=seed, steps=steps, batch=profile.batch, short_side=profile.short_side, data=cook.about
+        stage=stage, seed=seed, steps=steps, batch=profile.batch, short_side=profile.short_side, data=settings.about
     )
     for key, value in wanted.items():
         if about.get(key) != value:
             raise DffError(f"{path} cannot be published: its {key} is {about.get(key)!r}, of profile {profile.name} it is "
                            f"{value!r}; {again}.")  # fmt: skip
-    if model != cook.model:
+    if model != settings.model:
         raise DffError(f"{path} cannot be published: it holds another model than recipe {recipe}; {again}.")
     log = read_table(path.with_suffix(".csv"), LOG, "no training log", again)
     if not len(log) or log["step"].iloc[-1] != steps or not log["step"].is_monotonic_increasing:

@@ -96,7 +96,7 @@ def convert(name: str, value: object, declared: dict) -> object:
     annotation, default = declared["inferred_type_name"], declared["default"]
     if annotation == "None":  # papermill's word for "no annotation"
         annotation = type(_literal(default)).__name__
-    kind = TYPES.get(re.match(r"\w*", annotation)[0])
+    kind = TYPES.get(re.split(r"\W", annotation)[0])
     optional = value in (None, "None", "null") and "None" in annotation
     if optional or kind is None:
         return None if optional else _literal(value)

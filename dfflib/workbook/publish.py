@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,7 @@ from dfflib import profiles
 from dfflib.errors import DffError
 from dfflib.evaluation.bench import summary
 from dfflib.evaluation.variants import VARIANTS
-from dfflib.locks import held
+from dfflib.locks import lock_run
 from dfflib.models import checkpoints
 from dfflib.paths import CHECKPOINTS, FIGURES, NOTEBOOKS, ROOT, RUNS, need_checkout
 from dfflib.results import in_markdown, read_results
@@ -61,7 +62,7 @@ def publish(profile: str, out_dir: str | os.PathLike = "") -> list[Path]:
     if not folder.is_dir():
         raise DffError(f"there is no run {folder}: make one with `dfflib reproduce --profile {profile}`.")
     try:
-        with held(profile, out_dir, "dfflib publish") as run, tempfile.TemporaryDirectory() as name:
+        with lock_run(profile, out_dir, "dfflib publish") as run, tempfile.TemporaryDirectory() as name:
             return _replace_all(_renewed(run, chosen, readme, Path(name)))
     except OSError as error:
         raise DffError(f"{error.filename} ({error.strerror}): nothing was published.") from error
@@ -194,6 +195,16 @@ def _seeds_and_devices(rows: pd.DataFrame) -> tuple[list, str]:
     return seeds, ", ".join(in_markdown(device) for device in sorted(rows["device"].unique()))
 
 
+def _by_seed(rows: pd.DataFrame, method: str, metric: str = "miou") -> pd.DataFrame:
+    """Values of one method: a row per seed, a column per offset."""
+    chosen = rows[(rows["method"] == method) & (rows["metric"] == metric)]
+    return chosen.pivot_table(index="seed", columns="offset", values="value")
+
+
+def _mean_and_spread(values: pd.Series, signed: bool = False) -> str:
+    return f"{values.mean():{'+' if signed else ''}.1f} ± {values.std(ddof=1):.1f}"
+
+
 def results_table(rows: pd.DataFrame, interval: int = INTERVAL) -> str:
     """The README's table: copy and DFF by distance from the key frame, mean and standard deviation over seeds.
 
@@ -206,12 +217,10 @@ def results_table(rows: pd.DataFrame, interval: int = INTERVAL) -> str:
 
     def cell(metric: str, method: str, offset: int | None, minus: str = "") -> str:
         """One cell of the table: mean and standard deviation over seeds."""
-        chosen = rows[rows["metric"] == metric]
-        wide = chosen.pivot_table(index=["seed", "offset"], columns="method", values="value")
-        values = wide[method] - wide[minus] if minus else wide[method]
-        values = values.unstack("offset")
-        values = values.mean(axis=1) if offset is None else values[offset]
-        return f"{values.mean():{'+' if minus else ''}.1f} ± {values.std(ddof=1):.1f}"
+        values = _by_seed(rows, method, metric)
+        if minus:
+            values = values - _by_seed(rows, minus, metric)
+        return _mean_and_spread(values.mean(axis="columns") if offset is None else values[offset], signed=bool(minus))
 
     shown = ["copy", "DFF, S = 1", "DFF"]
     head = [
@@ -246,14 +255,13 @@ def methods_table(rows: pd.DataFrame, intervals: tuple[int, ...] = (5, 10)) -> s
         intervals: l; offsets 0 .. l - 1 are averaged.
     """
     seeds, devices = _seeds_and_devices(rows)
-    wide = rows[rows["metric"] == "miou"].pivot_table(index=["method", "seed"], columns="offset", values="value")
-    lines = [f"| variant | {' | '.join(f'l = {n}' for n in intervals)} | offset {wide.columns.max()} alone |"]
+    last = rows.loc[rows["metric"] == "miou", "offset"].max()
+    lines = [f"| variant | {' | '.join(f'l = {n}' for n in intervals)} | offset {last} alone |"]
     lines.append("|---" * (len(intervals) + 2) + "|")
-    for method in (name for name in VARIANTS if name in wide.index):
-        found = [wide.loc[method, list(range(n))].mean(axis=1) for n in intervals] + [
-            wide.loc[method][wide.columns.max()]
-        ]
-        lines.append(f"| {method} | " + " | ".join(f"{v.mean():.1f} ± {v.std(ddof=1):.1f}" for v in found) + " |")
+    for method in (name for name in VARIANTS if name in set(rows["method"])):
+        by_seed = _by_seed(rows, method)
+        found = [by_seed[list(range(n))].mean(axis="columns") for n in intervals] + [by_seed[last]]
+        lines.append(f"| {method} | {' | '.join(map(_mean_and_spread, found))} |")
     lines += [
         "",
         f"mIoU in percent, mean ± standard deviation over {len(seeds)} seeds, Shapes world, medium level, 128x128, test scenes "
@@ -277,7 +285,8 @@ def speed_table(rows: pd.DataFrame, interval: int = 10) -> str:
     lines = ["| | non-key frame, networks (ms) | r | fps | speedup | eq. 7 says |", "|---|---|---|---|---|---|"]
     lines.append(f"| ResNet-101 on every frame | - | - | {every:.1f} | 1.0 | - |")
     for name, parts in found["parts"].iterrows():
-        fps, ratio, predicted = whole.loc[(name, interval), ["fps", "speedup_measured", "speedup_predicted"]]
+        row = whole.xs(interval, level="interval").loc[str(name)]
+        fps, ratio, predicted = row["fps"], row["speedup_measured"], row["speedup_predicted"]
         cells = f"{parts['non-key']:.1f} | {parts['r']:.3f} | {fps:.1f} | {ratio:.1f} | {predicted:.1f}"
         lines.append(f"| ResNet-101 + {name} | {cells} |")
     for name, row in found["every frame"].iterrows():
@@ -291,6 +300,7 @@ def speed_table(rows: pd.DataFrame, interval: int = 10) -> str:
     return "\n".join(lines)
 
 
+TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]]
 TABLES = {"results": ("07_by_offset.csv", results_table), "methods": ("08_methods.csv", methods_table),
           "speed": ("10_bench.csv", speed_table)}  # fmt: skip
 """Name of a block of the README -> the result file and the function that make it."""

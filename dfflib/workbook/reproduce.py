@@ -24,7 +24,7 @@ from typing import Self
 
 from dfflib import machine, paths, profiles
 from dfflib.errors import DffError
-from dfflib.locks import held
+from dfflib.locks import lock_run
 from dfflib.workbook import pages
 from dfflib.workbook.notebooks import assign_parameters, find_notebooks, read_notebook, select
 from dfflib.workbook.pages import Outcome
@@ -102,7 +102,7 @@ def reproduce(
     selected = select(every, only)
     broken = _unreadable(selected)
     passed = assign_parameters([path for path in selected if path not in broken], profile, parameters or {}, out_dir)
-    with held(profile, out_dir, "dfflib reproduce") as folder:
+    with lock_run(profile, out_dir, "dfflib reproduce") as folder:
         common = _digest_of_code()
         tasks = [_task(path, given, common) for path, given in passed.items()]
         whole = not profiles.get(profile).shipped and not only and not parameters
@@ -136,9 +136,10 @@ def _unreadable(notebooks: list[Path]) -> dict[Path, str]:
 
 
 def _digest_of_code() -> str:
-    """What every notebook depends on: the library's source, the shipped checkpoints, python and torch."""
+    """What every notebook and its page depend on: the library's source, the shipped checkpoints, python and torch."""
     package = Path(__file__).resolve().parents[1]
-    files = {str(file.relative_to(package)): file for file in sorted(package.rglob("*.py"))}
+    sources = sorted(file for file in package.rglob("*.*") if file.suffix in (".py", ".j2", ".css"))
+    files = {str(file.relative_to(package)): file for file in sources}
     files |= {file.name: file for file in sorted(paths.CHECKPOINTS.glob("*.safetensors"))}
     digest = hashlib.sha256(json.dumps(_versions()).encode())
     for name, file in files.items():

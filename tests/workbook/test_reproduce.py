@@ -15,7 +15,7 @@ import pytest
 
 from dfflib import paths
 from dfflib.errors import DffError
-from dfflib.locks import held
+from dfflib.locks import lock_run
 from dfflib.workbook import pages
 from dfflib.workbook.notebooks import convert, find_notebooks, select
 from dfflib.workbook.reproduce import reproduce
@@ -150,8 +150,9 @@ def test_what_is_done_is_skipped_until_something_changes(run, tmp_path, monkeypa
     (package / "data").mkdir(parents=True)
     monkeypatch.setattr("dfflib.workbook.reproduce.__file__", str(package / "workbook" / "reproduce.py"))
     assert again() and not again()
-    (package / "data" / "new.py").write_text("# source", encoding="utf-8")
-    assert again() and not again()
+    for source in ("new.py", "page.j2"):
+        (package / "data" / source).write_text("# source", encoding="utf-8")
+        assert again() and not again()
     changed = nbformat.read(notebooks / "00_first.ipynb", as_version=4)
     changed.cells[-1].source += "# changed"
     nbformat.write(changed, notebooks / "00_first.ipynb")
@@ -232,7 +233,7 @@ def test_a_folder_in_use_is_refused_and_a_stale_lock_is_not(run, tmp_path):
     (tmp_path / ".lock").write_text("`dfflib reproduce`, process 1 on a machine that is off", encoding="utf-8")
     holder = f"`dfflib reproduce`, process {os.getpid()} on "
     with (
-        held("smoke", tmp_path, "dfflib reproduce"),
+        lock_run("smoke", tmp_path, "dfflib reproduce"),
         pytest.raises(DffError, match=f"in use by {holder}.*: wait for it"),
     ):
         reproduce(notebooks=run[0], out_dir=tmp_path)
@@ -360,9 +361,10 @@ def test_tables_name_constant_columns_once_and_fold_long_tables(tmp_path):
         f"experiment,method,offset,value,seconds,device\n{rows}\n", encoding="utf-8"
     )
     (tmp_path / "results" / "03_empty.csv").write_text("", encoding="utf-8")
-    long, empty = pages._tables(tmp_path)
-    assert long.startswith("<details>") and "20 rows; experiment warp, method &lt;b&gt;DFF" in long
-    assert "6.333" in long and "seconds" not in long and "<b>" not in long
+    page = pages.write_index(tmp_path, "smoke", []).read_text(encoding="utf-8")
+    long, empty = page.partition('id="results"')[2].split("</details>")
+    assert "<details>" in long and "20 rows; experiment warp, method &lt;b&gt;DFF" in long
+    assert "6.333" in long and "seconds" not in long and "<b>" not in page
     assert "03_empty.csv</a> cannot be read" in empty
 
 
@@ -405,18 +407,18 @@ def test_what_a_part_of_the_workbook_needs_is_trained_by_its_notebooks(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("html", "shown"),
+    ("text", "shown"),
     [
-        ("<p>with $r &lt; 1$ it pays</p>", ["<math", "<mi>r</mi>", "&#x0003C;", "</math> it pays"]),
+        ("with $r < 1$ it pays", ["<math", "<mi>r</mi>", "&#x0003C;", "</math> it pays"]),
         ("$$s = \\frac{l}{1 + (l-1)\\,r}$$", ['display="block"', "<mfrac>"]),
         ("$\\mathcal W$", ["&#x1D4B2;"]),
-        ("<code>$HOME</code> and $x$ and <pre>$$</pre>", ["<code>$HOME</code>", "<mi>x</mi>", "<pre>$$</pre>"]),
+        ("`$HOME` and $x$ and `$$`\n\n    $y$", ["<code>$HOME</code>", "<mi>x</mi>", "<code>$$</code>", "<code>$y$"]),
         ("a price of 5$ alone", ["a price of 5$ alone"]),
         ("$\\frac{1}{$", ["$\\frac{1}{$"]),
     ],
 )
-def test_formulas_are_drawn_by_the_browser_itself(html, shown):
-    page = pages.with_mathml(html)
+def test_formulas_are_drawn_by_the_browser_itself(text, shown):
+    page = pages.markdown_to_html(text)
     assert all(part in page for part in shown), page
 
 
