@@ -17,6 +17,7 @@ from torch import Tensor
 from dfflib.data.stacks import LazyStack, Stack
 from dfflib.errors import DffError
 
+SPLITS = ("train", "val", "test")
 IGNORE = 255
 """Label of pixels that no loss and no metric counts."""
 
@@ -90,7 +91,8 @@ class Clip:
     """Frames, their rate, and the ground truth that exists.
 
     Ask ``has_boxes``, ``has_flow`` and ``has_tracks`` before ``boxes``, ``flow`` (also ``occluded``, ``out_of_view``,
-    ``occlusion``) and ``track``: a clip without them raises a `DffError`. Frames count from 0, or from the end if negative.
+    ``occlusion``) and ``track`` (also ``tracks``): a clip without them raises a `DffError`. Frames count from 0, or from the
+    end if negative.
 
     Attributes:
         name: short name, used in tables and file names.
@@ -204,35 +206,19 @@ class Clip:
 
     def flow(self, i: int, k: int) -> Tensor:
         """Exact backward flow from frame i to frame k, ``(2, H, W)`` float32 in pixels: what pixel p of frame i shows lies at
-        ``p + flow[:, p]`` in frame k, hidden or not.
-
-        Raises:
-            DffError: the data set has no flow.
-        """
+        ``p + flow[:, p]`` in frame k, hidden or not."""
         raise self._lacks("flow", "has_flow")
 
     def occluded(self, i: int, k: int) -> Tensor:
-        """Pixels of frame i that something covers in frame k, ``(H, W)`` bool; outside the picture too.
-
-        Raises:
-            DffError: the data set has no flow.
-        """
+        """Pixels of frame i that something covers in frame k, ``(H, W)`` bool; outside the picture too."""
         raise self._lacks("occlusion", "has_flow")
 
     def out_of_view(self, i: int, k: int) -> Tensor:
-        """Pixels of frame i that moved out of the picture in frame k, ``(H, W)`` bool.
-
-        Raises:
-            DffError: the data set has no flow.
-        """
+        """Pixels of frame i that moved out of the picture in frame k, ``(H, W)`` bool."""
         raise self._lacks("flow", "has_flow")
 
     def occlusion(self, i: int, k: int) -> Tensor:
-        """Pixels of frame i that frame k does not show, ``(H, W)`` bool: occluded there, or out of view.
-
-        Raises:
-            DffError: the data set has no flow.
-        """
+        """Pixels of frame i that frame k does not show, ``(H, W)`` bool: occluded there, or out of view."""
         return self.occluded(i, k) | self.out_of_view(i, k)
 
     @property
@@ -246,19 +232,12 @@ class Clip:
         Args:
             frame: index of the frame.
             points: ``(P, 2)``, (x, y) in pixels, anywhere.
-
-        Raises:
-            DffError: the data set has no tracks.
         """
         raise self._lacks("tracks", "has_tracks")
 
     @property
     def tracks(self) -> Tracks:
-        """Tracks of the points of a grid in the first frame, a sixteenth of the shorter side apart.
-
-        Raises:
-            DffError: the data set has no tracks.
-        """
+        """Tracks of the points of a grid in the first frame, a sixteenth of the shorter side apart."""
         step = max(1, round(min(self.size) / 16))
         y, x = torch.meshgrid(*(torch.arange(step // 2, side, step) for side in self.size), indexing="ij")
         return self.track(0, torch.stack((x, y), -1).reshape(-1, 2).double())
@@ -309,28 +288,29 @@ class _Window(Clip):
         self.continuous = whole.continuous
         self._whole, self._start = whole, start
 
+    def _number(self, index: int) -> int:
+        """The number that the whole clip gives to a frame."""
+        return self._start + self._index(index)
+
     @property
     def has_flow(self) -> bool:
         return self._whole.has_flow
 
     def flow(self, i: int, k: int) -> Tensor:
-        return self._whole.flow(self._start + self._index(i), self._start + self._index(k))
+        return self._whole.flow(self._number(i), self._number(k))
 
     def occluded(self, i: int, k: int) -> Tensor:
-        return self._whole.occluded(self._start + self._index(i), self._start + self._index(k))
+        return self._whole.occluded(self._number(i), self._number(k))
 
     def out_of_view(self, i: int, k: int) -> Tensor:
-        return self._whole.out_of_view(self._start + self._index(i), self._start + self._index(k))
+        return self._whole.out_of_view(self._number(i), self._number(k))
 
     @property
     def has_tracks(self) -> bool:
         return self._whole.has_tracks
 
     def track(self, frame: int, points: Tensor) -> Tracks:
-        tracks, frames = (
-            self._whole.track(self._start + self._index(frame), points),
-            slice(self._start, self._start + len(self)),
-        )
+        tracks, frames = self._whole.track(self._number(frame), points), slice(self._start, self._start + len(self))
         return Tracks(tracks.points[frames], tracks.visible[frames], tracks.instances)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dfflib.data.checks import Count, file_names, find_root, require
 from dfflib.data.label_files import read_image
-from dfflib.data.pairs import Batch, below, generator
+from dfflib.data.pairs import Batch, generator, random_index
 from dfflib.data.video.reader import to_tensor
 from dfflib.errors import DffError
 from dfflib.warp import known
@@ -92,7 +92,7 @@ class FlowPairs:
         return Batch(key / 255, current / 255, flow=torch.where(valid, flow, 0), valid=valid)
 
     def _sample(self, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        index = below(len(self), rng)
+        index = random_index(len(self), rng)
         whole = self.read(index)
         height, width = whole[0].shape[1:]
         if height < self.crop[0] or width < self.crop[1]:
@@ -100,10 +100,10 @@ class FlowPairs:
                 f"{self.files[index][0]} has {width}x{height} pixels, less than the training crop of "
                 f"{self.crop[1]}x{self.crop[0]}: choose a smaller crop."
             )
-        top, left = below(height - self.crop[0] + 1, rng), below(width - self.crop[1] + 1, rng)
+        top, left = random_index(height - self.crop[0] + 1, rng), random_index(width - self.crop[1] + 1, rng)
         window = (..., slice(top, top + self.crop[0]), slice(left, left + self.crop[1]))
         key, current, flow = (part[window] for part in whole)
-        if self.flip and below(2, rng):
+        if self.flip and random_index(2, rng):
             key, current = key.flip(-1), current.flip(-1)
             flow = flow.flip(-1) * flow.new_tensor([-1, 1]).view(2, 1, 1)  # what moved right moves left in a mirror
         return key, current, flow

@@ -58,7 +58,7 @@ def generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
 
 
-def below(stop: int, rng: torch.Generator) -> int:
+def random_index(stop: int, rng: torch.Generator) -> int:
     """A random whole number from 0 to ``stop - 1``."""
     return int(torch.randint(stop, (1,), generator=rng))
 
@@ -96,13 +96,13 @@ class FramePairs:
         return Batch(key, current, labels, is_key)
 
     def _sample(self, rng: torch.Generator) -> tuple[Tensor, ...]:
-        c, current = self.frames[below(len(self.frames), rng)]
+        c, current = self.frames[random_index(len(self.frames), rng)]
         clip = self.clips[c]
-        key = max(current - below(self.max_interval, rng), self.shots[c].start_of(current))
-        top, left = (below(side - crop + 1, rng) for side, crop in zip(clip.size, self.crop))
+        key = max(current - random_index(self.max_interval, rng), self.shots[c].start_of(current))
+        top, left = (random_index(side - crop + 1, rng) for side, crop in zip(clip.size, self.crop))
         window = (..., slice(top, top + self.crop[0]), slice(left, left + self.crop[1]))
         parts = [clip.frames[key][window] / 255, clip.frames[current][window] / 255, clip.mask(current)[window]]
-        if self.flip and below(2, rng):
+        if self.flip and random_index(2, rng):
             parts = [part.flip(-1) for part in parts]
         return *parts, torch.tensor(key == current)
 
@@ -193,14 +193,14 @@ class Steps(Dataset):
         Raises:
             DffError: a batch cannot be made, or one of the processes was ended from outside.
         """
-        count = processes if processes and self._travels() else 0
+        count = processes if processes and self._is_picklable() else 0
         # From nothing: a process forked from one with threads may wait for ever, for a lock that one of these held.
         clean = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         loader = DataLoader(
             self, batch_size=None, sampler=numbers, num_workers=count, worker_init_fn=_begin_worker,
             multiprocessing_context=clean if count else None,
         )  # fmt: skip
-        with _sheltered() if count else nullcontext():
+        with _isolated() if count else nullcontext():
             batches = iter(loader)
         try:
             for batch in batches:
@@ -215,7 +215,7 @@ class Steps(Dataset):
                 f"of memory, and the same command continues."
             ) from None
 
-    def _travels(self) -> bool:
+    def _is_picklable(self) -> bool:
         try:
             return b"__main__" not in pickle.dumps(self.source)
         except Exception:  # whatever a class of the user's makes pickle raise
@@ -223,7 +223,7 @@ class Steps(Dataset):
 
 
 @contextmanager
-def _sheltered() -> Iterator[None]:
+def _isolated() -> Iterator[None]:
     """What is started here does not run the main script again, which may have no main guard; and signals to the whole group,
     as a terminal sends them, do not reach it: it ends with its trainer, which may want to finish a step."""
     main = vars(sys.modules["__main__"])

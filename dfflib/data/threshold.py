@@ -15,7 +15,7 @@ import cv2
 import torch
 from torch import Tensor
 
-from dfflib.data.clips import Clip, split_in_time
+from dfflib.data.clips import SPLITS, Clip, split_in_time
 from dfflib.data.stacks import LazyStack
 from dfflib.data.video import SAMPLE_NAMES, open_video, sample_clip
 
@@ -55,9 +55,6 @@ def threshold_clip(
         return ((intensity(clip.frames[index], blur) - mean) / std > threshold).long()
 
     return Clip(clip.name, clip.frames, clip.fps, LazyStack(mask, len(clip)), class_names=CLASS_NAMES, times=clip.times)
-
-
-SPLITS = ("train", "val", "test")
 
 
 @lru_cache(maxsize=16)

@@ -26,9 +26,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dfflib import profiles
+from dfflib.data.clips import SPLITS
 from dfflib.data.shapes import ShapesClip
 from dfflib.data.shapes.pairs import ShapesPairs, as_batch
-from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT, SPLITS
+from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT
 from dfflib.errors import DffError
 from dfflib.evaluation.offsets import by_offset
 from dfflib.flow import Ablated, DISFlow, ExactFlow, ZeroFlow, end_point_error

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dfflib.data.threshold import SPLITS, intensity_statistics, threshold_clip, threshold_set
+from dfflib.data.clips import SPLITS
+from dfflib.data.threshold import intensity_statistics, threshold_clip, threshold_set
 from dfflib.data.video import sample_clip
 
 SIDE = 36

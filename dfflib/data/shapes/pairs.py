@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from dfflib.data.clips import SPLITS
 from dfflib.data.pairs import Batch
 from dfflib.data.shapes.clip import ShapesClip
-from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT, SPLITS, Level, get_level
+from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT, Level, get_level
 from dfflib.errors import DffError
 
 LATEST = 200  # frames; pairs are taken from the first so many of a clip

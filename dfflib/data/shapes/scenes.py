@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from dfflib.data.clips import SPLITS
 from dfflib.data.shapes import textures
 from dfflib.data.shapes.outlines import CLASS_NAMES, REACH
 from dfflib.errors import DffError
 
 UNITS = 128.0  # length of the picture's shorter side
-SPLITS = ("train", "val", "test")
 SEEDS_PER_SPLIT = 1_000_000
 EXTENT = 1.4  # the texture of a shape covers -EXTENT .. EXTENT of its material coordinates
 TEXELS_PER_PIXEL = 2.0

@@ -43,7 +43,7 @@ class Clock:
         self.end = 0.0
         self._stated, self._tick, self._longest = float(fps), tick, longest
         self._zero: float | None = None  # what the file calls the time of the first frame
-        self._astray = False
+        self._out_of_order = False
 
     @property
     def fps(self) -> float:
@@ -70,11 +70,11 @@ class Clock:
             last, step = self.times[-1], self.end - self.times[-1]
             late = time - last
             wrong = not SHORTEST < late <= max(self._longest, 3 * step)
-            if wrong and stamp is not None and (self._astray or abs(late) > 1):
+            if wrong and stamp is not None and (self._out_of_order or abs(late) > 1):
                 self._zero, time = stamp - self.end, self.end
             elif wrong:
                 time = last + step / 2
-            self._astray = wrong
+            self._out_of_order = wrong
             time = self._on_grid(time, last)
             length = length or time - last
         self.times.append(time)

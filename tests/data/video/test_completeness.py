@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dfflib.data.video import read_stream
-from dfflib.data.video.wholeness import is_whole
+from dfflib.data.video.completeness import is_complete
 
 COUNT = 40
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
@@ -56,7 +56,7 @@ def test_nonsense_is_no_crash(tmp_path, head):
     rng = np.random.default_rng(0)
     for length in (0, 1, 5, 30, 2000):
         (tmp_path / "film").write_bytes(head + rng.bytes(length))
-        assert is_whole(tmp_path / "film") in (True, False, None)
+        assert is_complete(tmp_path / "film") in (True, False, None)
 
 
 @pytest.mark.parametrize("name, codec", [("film.avi", "mpeg4"), ("film.mkv", "libx264"), ("film.mp4", "mpeg4")])
