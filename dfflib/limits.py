@@ -11,7 +11,7 @@ from typing import Any
 
 from dfflib.errors import DffError
 
-SHOWN = 60  # characters of a value that is refused
+MAX_CHARACTERS = 60  # characters of a value that is refused
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,18 @@ def check(name: str, value: object, called: str = "", table: Mapping[str, Number
         return value
     found = table[name].read(value)
     if found is None:
-        raise DffError(f"{called or name.replace('_', ' ')} is {shown(value)}: choose {table[name]}.")
+        raise DffError(f"{called or name.replace('_', ' ')} is {abbreviated(value)}: choose {table[name]}.")
     return found
 
 
-def shown(value: object) -> str:
+def abbreviated(value: object) -> str:
     """A value for a message: on one line, and not longer than that."""
-    if isinstance(value, int) and abs(value) >= 10**SHOWN:  # Python refuses to write out more than some thousand digits
+    if (
+        isinstance(value, int) and abs(value) >= 10**MAX_CHARACTERS
+    ):  # Python refuses to write out more than some thousand digits
         return "a number of many digits"
     text = value if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+", value, re.ASCII) else repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+    return text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 3]}..."
 
 
 def check_path(value: str, called: str) -> str:
@@ -114,7 +116,7 @@ def check_path(value: str, called: str) -> str:
     """
     if not value or "\0" in value:
         raise DffError(
-            f"{called} is {shown(value)}, which names no file: write a path, or leave it out for the default."
+            f"{called} is {abbreviated(value)}, which names no file: write a path, or leave it out for the default."
         )
     return value
 
@@ -128,7 +130,7 @@ def parse_size(text: str, called: str = "") -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
     columns, rows = SIDES.read(width), SIDES.read(height)
     if columns is None or rows is None or re.search(r"[^\dx]", text.lower()):
-        said = f"{called} is {shown(text)}, which" if called else f"{shown(text)}"
+        said = f"{called} is {abbreviated(text)}, which" if called else f"{abbreviated(text)}"
         raise DffError(
             f"{said} is no size: write columns x rows, {SIDES.low} to {SIDES.high} pixels each, such as 512x256."
         )

@@ -32,7 +32,7 @@ FIGURES = ROOT / "figures"
 RUNS = ROOT / "runs"
 
 
-_HERE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+_MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 STALE = 24 * 3600  # seconds without a byte, after which a temporary file of another machine is nobody's
 _PROBE = bytes(64 * 1024)  # more than a full disk takes in the blocks that it has begun
 
@@ -61,8 +61,10 @@ def run_folder(profile: str, out_dir: str | os.PathLike = "") -> Path:
             named notebooks, figures and checkpoints, and would write over those of the workbook.
     """
     folder = Path(os.path.realpath(out_dir if str(out_dir) else RUNS / profile))
-    at_home = NOTEBOOKS.is_dir() and _same(ROOT / "dfflib", Path(__file__).parent)  # else there is nothing to protect
-    if at_home and (holds(folder, ROOT) or holds(ROOT, folder)) and not holds(RUNS, folder):
+    at_home = NOTEBOOKS.is_dir() and _is_same(
+        ROOT / "dfflib", Path(__file__).parent
+    )  # else there is nothing to protect
+    if at_home and (_contains(folder, ROOT) or _contains(ROOT, folder)) and not _contains(RUNS, folder):
         raise DffError(
             f"{folder} cannot be the run folder: it belongs to the workbook, so name another with --out-dir."
         )
@@ -80,8 +82,8 @@ def run_dir(profile: str, out_dir: str | os.PathLike = "") -> Path:
         require_writable(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        told = str(system_error(error, folder, "the run folder")).rstrip(".")
-        raise DffError(f"{told}, or name another with --out-dir.") from error
+        sentence = str(system_error(error, folder, "the run folder")).rstrip(".")
+        raise DffError(f"{sentence}, or name another with --out-dir.") from error
     for name in ("", "checkpoints", "figures", "html", "notebooks", "results", "state", "train"):
         _sweep(folder / name)
     return folder
@@ -111,7 +113,7 @@ def output_file(
             raise DffError(f"{path} has no name for what is written: let it end in {', '.join(suffixes)}.")
         if _exists(path):
             for source in map(Path, inputs):
-                if any(_same(path, one) for one in (source, *_frames(source, suffixes))):
+                if any(_is_same(path, one) for one in (source, *_frames(source, suffixes))):
                     raise DffError(f"{path} is an input of the same command ({source}): name another file with --out.")
             if not force:
                 raise DffError(f"{path} exists already: add --force to overwrite it, or name another file with --out.")
@@ -127,13 +129,13 @@ def _frames(source: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return []
 
 
-def holds(folder: Path, path: Path) -> bool:
+def _contains(folder: Path, path: Path) -> bool:
     """Whether a path is a folder or lies in it, however the two are spelled (links, ``..``, upper and lower case)."""
     folder, path = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
-    return any(place == folder or _same(folder, place) for place in (path, *path.parents))
+    return any(place == folder or _is_same(folder, place) for place in (path, *path.parents))
 
 
-def _same(one: Path, other: Path) -> bool:
+def _is_same(one: Path, other: Path) -> bool:
     try:
         return os.path.samefile(one, other)
     except OSError:  # one of them is not there
@@ -171,7 +173,7 @@ def require_writable(folder: str | os.PathLike) -> None:
 def temporary(path: str | os.PathLike) -> Path:
     """A name beside a file for what is to become it: hidden, unique among processes and machines, and short even where the
     file's own name is as long as a name may be. When its process is gone, it is swept away."""
-    return Path(path).with_name(f".dff-{_HERE}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    return Path(path).with_name(f".dff-{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
 def _sweep(folder: Path) -> None:
@@ -179,7 +181,7 @@ def _sweep(folder: Path) -> None:
     with contextlib.suppress(OSError, ValueError):
         for part in folder.glob(".dff-*-*-*.part"):
             machine, process = part.name.split("-")[1:3]
-            if time.time() - part.stat().st_mtime > STALE or (machine == _HERE and not is_alive(int(process))):
+            if time.time() - part.stat().st_mtime > STALE or (machine == _MACHINE and not is_alive(int(process))):
                 part.unlink()
 
 
@@ -199,7 +201,7 @@ def is_alive(process: int) -> bool:
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> Path:
     """Write a file all or not at all: a reader, or a run that was interrupted, never meets half of it.
 
-    It is on the disk before it takes its name: what a file system promises and cannot keep is told here.
+    It is on the disk before it takes its name: what a file system promises and cannot keep is sentence here.
 
     Raises:
         DffError: it cannot be written.

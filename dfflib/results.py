@@ -19,8 +19,8 @@ from dfflib.paths import write_atomically
 
 COLUMNS = ["experiment", "dataset", "method", "interval", "offset", "metric", "value", "unit", "seed", "device",
            "seconds", "version"]  # fmt: skip
-_SPECIAL = {ord(mark): f"&#{ord(mark)};" for mark in "&<>|`*[]$\\"}
-_MOST = 10**9  # intervals, offsets and seeds are smaller
+_ESCAPED = {ord(mark): f"&#{ord(mark)};" for mark in "&<>|`*[]$\\"}
+_LARGEST = 10**9  # intervals, offsets and seeds are smaller
 
 
 def tidy(table: pd.DataFrame, experiment: str, dataset: str, **columns) -> pd.DataFrame:
@@ -67,7 +67,8 @@ def read_table(
 
     Args:
         path: UTF-8, comma-separated, a header line.
-        columns: name -> what makes the value of a cell from its text (`text`, `named`, `whole`, `number`, `measured`).
+        columns: name -> what makes the value of a cell from its text: `text`, `required_text`, `whole_number`, `number`,
+            `required_number`, or one that raises ValueError for others.
         what, remedy: of the sentence that refuses it: ``PATH is WHAT (why): REMEDY.``
 
     Raises:
@@ -113,7 +114,7 @@ def text(cell: str) -> str | None:
     return cell or None
 
 
-def named(cell: str) -> str:
+def required_text(cell: str) -> str:
     """A text that must not be empty."""
     if not cell.strip():
         raise ValueError("where something must be named")
@@ -121,21 +122,21 @@ def named(cell: str) -> str:
     return cell
 
 
-def whole(cell: str) -> float | int:
+def whole_number(cell: str) -> float | int:
     """A whole number from 0 on; NaN for an empty cell."""
     if not cell:
         return math.nan
-    if not re.fullmatch(r"[0-9]{1,12}(\.0)?", cell) or float(cell) > _MOST:  # as pandas writes beside empty cells
+    if not re.fullmatch(r"[0-9]{1,12}(\.0)?", cell) or float(cell) > _LARGEST:  # as pandas writes beside empty cells
         raise ValueError("which is no whole number in range")
     return int(float(cell))
 
 
 def number(cell: str) -> float:
     """A finite number; NaN for an empty cell."""
-    return measured(cell) if cell else math.nan
+    return required_number(cell) if cell else math.nan
 
 
-def measured(cell: str) -> float:
+def required_number(cell: str) -> float:
     """A finite number that must be there."""
     if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", cell):
         raise ValueError("which is no number")
@@ -145,13 +146,13 @@ def measured(cell: str) -> float:
 
 
 _RESULTS = dict(
-    experiment=named, dataset=text, method=text, interval=whole, offset=whole, metric=named, value=number, unit=named,
-    seed=whole, device=text, seconds=number, version=text,
+    experiment=required_text, dataset=text, method=text, interval=whole_number, offset=whole_number,
+    metric=required_text, value=number, unit=required_text, seed=whole_number, device=text, seconds=number, version=text,
 )  # fmt: skip
-LOG = dict(step=whole, loss=measured, lr=measured, metric=number, seconds=measured)
+LOG = dict(step=whole_number, loss=required_number, lr=required_number, metric=number, seconds=required_number)
 """Columns of a training log, for `read_table`."""
 
 
 def in_markdown(value: object) -> str:
     """A value of a file as plain text in a Markdown table: no mark of Markdown, HTML or LaTeX in it takes effect."""
-    return " ".join(str(value).translate(_SPECIAL).split())
+    return " ".join(str(value).translate(_ESCAPED).split())

@@ -71,7 +71,7 @@ def test_version_also_as_a_module():
 
 
 def test_reproduce_passes_everything_on(stand_in):
-    calls = stand_in("reproduce", "reproduce", summary())
+    calls = stand_in("workbook.reproduce", "reproduce", summary())
     result = call("reproduce", "--profile", "gpu", "--only", "02", "--only", "05,06", "-p", "seed=3", "-p", "name=a=b",
                   "--force", "--out-dir", "there")  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -79,7 +79,7 @@ def test_reproduce_passes_everything_on(stand_in):
 
 
 def test_reproduce_exits_1_when_a_notebook_failed(stand_in):
-    stand_in("reproduce", "reproduce", summary("02_warp failed in cell [3]: clip.mp4 is missing"))
+    stand_in("workbook.reproduce", "reproduce", summary("02_warp failed in cell [3]: clip.mp4 is missing"))
     result = call("reproduce")
     assert result.exit_code == 1
     assert "error: 02_warp failed in cell [3]: clip.mp4 is missing\n" in result.stderr
@@ -105,7 +105,7 @@ def segmented(problem=None, remarks=()):
 
 
 def test_segment_passes_everything_on_and_sums_up(stand_in):
-    calls = stand_in("stream", "segment_video", segmented())
+    calls = stand_in("inference.stream", "segment_video", segmented())
     result = call(
         "segment", "in.mp4", "--interval", 7, "--flow", "dis", "--short-side", 200, "--checkpoint", "c.safetensors"
     )
@@ -118,21 +118,21 @@ def test_segment_passes_everything_on_and_sums_up(stand_in):
 
 
 def test_segment_exits_3_when_the_video_ended_badly(stand_in):
-    stand_in("stream", "segment_video", segmented("in.mp4 ends in the middle of frame 121."))
+    stand_in("inference.stream", "segment_video", segmented("in.mp4 ends in the middle of frame 121."))
     result = call("segment", "in.mp4")
     assert result.exit_code == 3
     assert result.stderr == "in.mp4 ends in the middle of frame 121.\n" and "120 frames" in result.stdout
 
 
 def test_segment_tells_what_to_know_of_a_video(stand_in):
-    calls = stand_in("stream", "segment_video", segmented(remarks=["in.ts does not state its length."]))
+    calls = stand_in("inference.stream", "segment_video", segmented(remarks=["in.ts does not state its length."]))
     result = call("segment", "in.ts", "--fps", "12.5")
     assert result.exit_code == 0 and calls[0][1]["fps"] == 12.5
     assert result.stderr == "in.ts does not state its length.\n"
 
 
 def test_segment_overwrites_only_when_told(stand_in, tmp_path):
-    calls = stand_in("stream", "segment_video", segmented())
+    calls = stand_in("inference.stream", "segment_video", segmented())
     out = tmp_path / "mine.mp4"
     out.touch()
     result = call("segment", "in.mp4", "--out", out)
@@ -141,7 +141,7 @@ def test_segment_overwrites_only_when_told(stand_in, tmp_path):
 
 
 def test_bench_measures_and_shows_tables(stand_in, monkeypatch, tmp_path):
-    calls = stand_in("bench", "bench", "rows")
+    calls = stand_in("evaluation.bench", "bench", "rows")
     stub = sys.modules["dfflib.evaluation.bench"]
     stub.summary = lambda rows: {"parts": pd.DataFrame({"key": [1.234]})} if rows == "rows" else {}
     monkeypatch.setattr("dfflib.evaluation.bench", stub, raising=False)
@@ -152,7 +152,7 @@ def test_bench_measures_and_shows_tables(stand_in, monkeypatch, tmp_path):
 
 def test_train_passes_everything_on(stand_in, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    calls = stand_in("train", "train_stage", SimpleNamespace(checkpoint=Path("x"), summary="joint trained: x"))
+    calls = stand_in("training.train", "train_stage", SimpleNamespace(checkpoint=Path("x"), summary="joint trained: x"))
     result = call("train", "joint", "--profile", "laptop", "--seed", 2, "--out-dir", "there", "--steps", 9, "--fresh")
     assert (result.exit_code, result.output) == (0, "joint trained: x\n")
     expected = dict(profile="laptop", seed=2, out_dir="there", steps=9, fresh=True, progress=True, recipe="threshold")
@@ -160,7 +160,7 @@ def test_train_passes_everything_on(stand_in, tmp_path, monkeypatch):
 
 
 def test_interrupted_training_says_how_to_continue(stand_in):
-    stand_in("train", "train_stage", KeyboardInterrupt())
+    stand_in("training.train", "train_stage", KeyboardInterrupt())
     result = call("train", "joint")
     assert result.exit_code == 130
     assert result.stderr == "stopped at stage joint; the same command continues.\n"
@@ -169,7 +169,7 @@ def test_interrupted_training_says_how_to_continue(stand_in):
 def test_evaluate_prints_a_compact_table(stand_in):
     rows = [(method, offset, "miou", 90.123456 - offset) for method in ("copy", "DFF") for offset in range(3)]
     table = pd.DataFrame(rows, columns=["method", "offset", "metric", "value"])
-    calls = stand_in("evaluate", "evaluate_checkpoint", table)
+    calls = stand_in("evaluation.offsets", "evaluate_checkpoint", table)
     result = call("evaluate", "--interval", 3, "--out", "t.csv")
     assert result.exit_code == 0
     assert calls == [(("",), dict(profile="smoke", interval=3, seed=0, out="t.csv", progress=True, force=False))]
@@ -182,13 +182,13 @@ def test_evaluate_prints_a_compact_table(stand_in):
     (KeyboardInterrupt(), 130, "stopped.\n"),
 ])  # fmt: skip
 def test_errors_become_sentences_and_exit_codes(stand_in, error, code, text):
-    stand_in("stream", "segment_video", error)
+    stand_in("inference.stream", "segment_video", error)
     result = call("segment", "x")
     assert (result.exit_code, result.stderr) == (code, text)
 
 
 def test_a_bug_keeps_its_traceback(stand_in):
-    stand_in("stream", "segment_video", ZeroDivisionError("bug"))
+    stand_in("inference.stream", "segment_video", ZeroDivisionError("bug"))
     result = call("segment", "x")
     assert result.exit_code == 1 and isinstance(result.exception, ZeroDivisionError)
 

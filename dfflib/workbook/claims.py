@@ -44,10 +44,8 @@ from dfflib.evaluation.timing import speedup
 from dfflib.paths import write_atomically
 from dfflib.results import in_markdown, read_results
 from dfflib.workbook import claim_rules as rules
-from dfflib.workbook.claim_rules import NOT_RUN, VERDICTS, MissingRows, Rule, Verdict, paired
+from dfflib.workbook.claim_rules import NOT_RUN, VERDICTS, MissingRows, Rule, Verdict
 from dfflib.workbook.published import DFF, one, published, published_by_offset
-
-__all__ = ["Claim", "claims", "ledger", "one", "paired", "published", "published_by_offset", "write_ledger"]
 
 TABLES, CURVES = "08_paper_tables", "07_key_interval"  # notebooks
 HEAVY = "large + correlation"

@@ -87,27 +87,27 @@ def check_results(path: Path, shown: Path, profile: profiles.Profile, spread: bo
     Raises:
         DffError: a row has no number, device, method or data set; seeds are missing; or rows that are shown now.
     """
+
+    def refusal(why: str) -> DffError:
+        return DffError(f"{path} cannot be published ({why}): run the notebook that writes it again.")
+
     rows = read_results(path)
-    remedy = "run the notebook that writes it again"
     empty = rows[["dataset", "method", "value", "device", "version"]].isna()
     if not len(rows):
-        raise DffError(f"{path} cannot be published (it has no rows): {remedy}.")
+        raise refusal("it has no rows")
     if empty.any(axis=None):
         row = empty.any(axis=1).to_numpy().argmax()
         lacking = ", ".join(str(name) for name in empty if empty[name].iloc[row])
-        raise DffError(f"{path} cannot be published (row {row + 2} lacks {lacking}): {remedy}.")
+        raise refusal(f"row {row + 2} lacks {lacking}")
     devices = sorted(rows["device"].unique())
     if len(devices) > 1 or not re.match(r"\w", devices[0]) or devices[0].lower().startswith("unknown"):
-        raise DffError(f"{path} cannot be published (measured on {' and '.join(map(repr, devices))}): {remedy}.")
+        raise refusal(f"measured on {' and '.join(map(repr, devices))}")
     for (data, method), group in rows.dropna(subset="seed").groupby(["dataset", "method"]):
         seeds = {int(seed) for seed in group["seed"]}
         if seeds != set(profile.seeds) and (spread or seeds != {0}):
-            raise DffError(f"{path} cannot be published ({method} on {data} has seeds {sorted(seeds)} of "
-                           f"{list(profile.seeds)}): {remedy}.")  # fmt: skip
+            raise refusal(f"{method} on {data} has seeds {sorted(seeds)} of {list(profile.seeds)}")
     if spread and (twice := rows.duplicated(KEYS)).any():
-        raise DffError(
-            f"{path} cannot be published (row {twice.to_numpy().argmax() + 2} repeats an earlier one): {remedy}."
-        )
+        raise refusal(f"row {twice.to_numpy().argmax() + 2} repeats an earlier one")
     if shown.is_file():
         _check_nothing_is_lost(path, rows, shown)
 
@@ -150,22 +150,22 @@ def check_checkpoint(path: Path, stage: str, seed: int, recipe: str, profile: pr
     """
     model, about = checkpoints.describe(path)
     steps, settings = profile.steps_of(recipe, stage), recipes.get(recipe)
-    again = (
-        f"train it with `dfflib train {stage} --profile {profile.name} --seed {seed} --recipe {recipe} --out-dir {run}`"
-    )
+    command = f"dfflib train {stage} --profile {profile.name} --seed {seed} --recipe {recipe} --out-dir {run}"
+
+    def refusal(why: str) -> DffError:
+        return DffError(f"{path} cannot be published: {why}; train it with `{command}`.")
+
     wanted = dict(
         stage=stage, seed=seed, steps=steps, batch=profile.batch, short_side=profile.short_side, data=settings.about
     )
     for key, value in wanted.items():
         if about.get(key) != value:
-            raise DffError(f"{path} cannot be published: its {key} is {about.get(key)!r}, of profile {profile.name} it is "
-                           f"{value!r}; {again}.")  # fmt: skip
+            raise refusal(f"its {key} is {about.get(key)!r}, of profile {profile.name} it is {value!r}")
     if model != settings.model:
-        raise DffError(f"{path} cannot be published: it holds another model than recipe {recipe}; {again}.")
-    log = read_table(path.with_suffix(".csv"), LOG, "no training log", again)
+        raise refusal(f"it holds another model than recipe {recipe}")
+    log = read_table(path.with_suffix(".csv"), LOG, "no training log", f"train it with `{command}`")
     if not len(log) or log["step"].iloc[-1] != steps or not log["step"].is_monotonic_increasing:
-        raise DffError(f"{path.with_suffix('.csv')} is not the log of {steps} steps: {again}.")
+        raise DffError(f"{path.with_suffix('.csv')} is not the log of {steps} steps: train it with `{command}`.")
     if not train.is_trained(stage, profile.name, seed, str(run), recipe):
-        raise DffError(f"{path} cannot be published: it was trained with other settings than today's, or from other "
-                       f"checkpoints than those beside it; {again}.")  # fmt: skip
+        raise refusal("it was trained with other settings than today's, or from other checkpoints than those beside it")
     checkpoints.load_model(path)

@@ -107,8 +107,8 @@ def convert(name: str, value: object, declared: dict) -> object:
     if isinstance(value, tuple):
         value = list(value)
     if type(value) is not kind:  # a bool is an int to isinstance
-        said = limits.shown(value)
-        raise DffError(f"parameter {name!r} is {said}, but its type is {annotation}: give, say, {name}={default}.")
+        given = limits.abbreviated(value)
+        raise DffError(f"parameter {name!r} is {given}, but its type is {annotation}: give, say, {name}={default}.")
     return limits.check(name, value, f"parameter {name!r}", limits.PARAMETERS)
 
 

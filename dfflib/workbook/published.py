@@ -6,20 +6,20 @@ import pandas as pd
 
 from dfflib.errors import DffError
 from dfflib.paths import PUBLISHED
-from dfflib.results import measured, named, read_table, text, whole
+from dfflib.results import read_table, required_number, required_text, text, whole_number
 
 DFF = "deep_feature_flow"
 
 
 def _above_zero(cell: str) -> float:
-    if (value := measured(cell)) <= 0:
+    if (value := required_number(cell)) <= 0:
         raise ValueError("which is not above 0")
     return value
 
 
 _FORMAT = dict(
-    paper=named, table=named, row=named, dataset=text, method=named, feature_net=text, flow_net=text, interval=whole,
-    metric=named, value=_above_zero, unit=named, source=named,
+    paper=required_text, table=required_text, row=required_text, dataset=text, method=required_text, feature_net=text,
+    flow_net=text, interval=whole_number, metric=required_text, value=_above_zero, unit=required_text, source=required_text,
 )  # fmt: skip
 PUBLISHED_COLUMNS = tuple(_FORMAT)
 

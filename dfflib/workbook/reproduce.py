@@ -218,12 +218,12 @@ def _train_first(profile: str, folder: Path, jobs: int, progress: bool) -> None:
 
     from dfflib.training.jobs import train_all
 
-    def say(line: str) -> None:
+    def write(line: str) -> None:
         """Print one line, above the bar if there is one."""
         if progress:
             tqdm.write(line, file=sys.stderr)
 
-    train_all(profile=profile, out_dir=folder, jobs=jobs, say=say, progress=progress and sys.stderr.isatty())
+    train_all(profile=profile, out_dir=folder, jobs=jobs, say=write, progress=progress and sys.stderr.isatty())
 
 
 def _run_all(tasks: list[_Task], folder: Path, force: bool, progress: bool) -> dict[str, Outcome]:
@@ -234,7 +234,7 @@ def _run_all(tasks: list[_Task], folder: Path, force: bool, progress: bool) -> d
         if not force and _is_done(task, folder):
             seconds = _read_state(files["state"])["seconds"]
             outcomes[task.name] = Outcome(task.notebook, "skipped", seconds, html=files["html"])
-            line.say("up to date")
+            line.write("up to date")
             continue
         try:
             with line:
@@ -245,7 +245,7 @@ def _run_all(tasks: list[_Task], folder: Path, force: bool, progress: bool) -> d
         finally:
             files["running"].unlink(missing_ok=True)
         outcome = outcomes[task.name]
-        line.say(f"{'failed after' if outcome.error else 'done in'} {outcome.seconds:.0f} s")
+        line.write(f"{'failed after' if outcome.error else 'done in'} {outcome.seconds:.0f} s")
     return outcomes
 
 
@@ -356,7 +356,7 @@ class _Progress:
         from tqdm import tqdm
 
         if not self.live:
-            self.say("starts")
+            self.write("starts")
             return self
         self.bar = tqdm(
             desc=self.label, leave=False, bar_format="{desc}  |{bar:24}| cell {n}/{total}  {elapsed}", ascii=" .:#",
@@ -380,7 +380,7 @@ class _Progress:
             self.ended.set()
             self.bar.close()
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Print one line."""
         if self.shown:
             print(f"{self.label}: {text}", file=sys.stderr, flush=True)
