@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dfflib import machine
 from dfflib.data.video import VideoWriter, read_stream, sample_clip
 from dfflib.errors import DffError
 from dfflib.evaluation.flops import CLASSES, TABLE2_FLOWS
@@ -27,7 +28,6 @@ from dfflib.inference.preparation import keep_memory, prepare
 from dfflib.inference.schedule import FixedInterval
 from dfflib.inference.stream import Engine, flow_source, predictions, segment_video
 from dfflib.limits import check
-from dfflib.machine import versions
 from dfflib.models.build import build
 from dfflib.models.dff import DeepFeatureFlow
 from dfflib.paths import run_dir
@@ -195,7 +195,7 @@ def bench(
     threads = threads and check("threads", threads)
     if str(out_dir):
         out_dir = run_dir("bench", out_dir)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or machine.device()
     if threads:
         torch.set_num_threads(threads)
     flows, alternatives = list(flows), list(alternatives)
@@ -223,7 +223,7 @@ def bench(
         for other in alternatives:
             rows.append(_row(other, "frame", alternative_ms(other, size, device, max(3, repeats // 2))))
             bar.update()
-    table = tidy(pd.DataFrame(rows), "bench", f"bikes at {size[1]}x{size[0]}").assign(version=versions())
+    table = tidy(pd.DataFrame(rows), "bench", f"bikes at {size[1]}x{size[0]}").assign(version=machine.versions())
     if out_dir:
         write_results(table, "bench", out_dir)
         save(figure(table), "bench", out_dir)

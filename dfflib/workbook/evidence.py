@@ -16,6 +16,7 @@ from dfflib import profiles
 from dfflib.errors import DffError
 from dfflib.models import checkpoints
 from dfflib.results import LOG, read_results, read_table
+from dfflib.run import Run
 from dfflib.training import recipes, train
 from dfflib.workbook.reproduce import digest_of, finished
 
@@ -163,7 +164,7 @@ def check_checkpoint(path: Path, stage: str, seed: int, recipe: str, profile: pr
     log = read_table(path.with_suffix(".csv"), LOG, "no training log", again)
     if not len(log) or log["step"].iloc[-1] != steps or not log["step"].is_monotonic_increasing:
         raise DffError(f"{path.with_suffix('.csv')} is not the log of {steps} steps: {again}.")
-    if not train.is_trained(stage, profile.name, seed, str(run), recipe):
+    if not train.is_trained(Run(profile, seed, run), stage, recipe):
         raise DffError(f"{path} cannot be published: it was trained with other settings than today's, or from other "
                        f"checkpoints than those beside it; {again}.")  # fmt: skip
     checkpoints.load_model(path)
