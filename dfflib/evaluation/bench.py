@@ -33,6 +33,7 @@ from dfflib.models.dff import DeepFeatureFlow
 from dfflib.paths import run_dir
 from dfflib.results import tidy, write_results
 from dfflib.viz import overlay, save
+from dfflib.viz.plots import look, plain_log_scale
 from dfflib.warp import base_grid, warp
 
 SIZE = (256, 512)  # rows and columns
@@ -285,23 +286,16 @@ def figure(table: pd.DataFrame) -> Figure:
 
     found = summary(table)
     fig, axis = plt.subplots(figsize=(8, 4.2))
-    for name, colour in zip(found["parts"].index, ("#2a6f97", "#8ab6d6", "#6a994e")):
-        rows = found["pipelines"].loc[name]
+    for n, name in enumerate(found["parts"].index):
+        rows, (colour, _) = found["pipelines"].loc[name], look(name, n)
         axis.plot(rows.index, rows["fps"], "o-", color=colour, label=f"ResNet-101 + {name}")
         axis.plot(rows.index, rows["fps"].iloc[0] * rows["speedup_predicted"], ":", color=colour)
     for name, row in found["every frame"].iterrows():
-        axis.axhline(row["fps"], color="#999999", linewidth=0.8)
-        place = dict(ha="left", va="bottom", fontsize=7, color="#666666")
-        axis.annotate(f"{name}, network only", (rows.index[0], row["fps"]), **place)
-    axis.set(
-        xlabel="key-frame interval l",
-        ylabel="frames per second",
-        yscale="log",
-        title=", ".join(table[["dataset", "device"]].iloc[0]),
-    )
+        axis.axhline(row["fps"], color="darkgrey", linewidth=0.8)
+        axis.annotate(f"{name}, network only", (rows.index[0], row["fps"]), va="bottom", fontsize=7, color="dimgrey")
+    title = ", ".join(table[["dataset", "device"]].iloc[0])
+    axis.set(xlabel="key-frame interval l", ylabel="frames per second", title=title)
     axis.set_xticks(rows.index)
-    axis.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter(plt.ScalarFormatter())
-    axis.yaxis.set_minor_formatter(plt.NullFormatter())
+    plain_log_scale(axis, "y")
     axis.legend(fontsize=8, loc="center right")
     return fig
