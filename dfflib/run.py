@@ -41,14 +41,15 @@ class Run:
         Raises:
             DffError: no such profile or seed, or a folder of the workbook itself.
         """
-        chosen, seed = profiles.get(profile), limits.check("seed", seed)
+        chosen = profiles.get(profile)
+        limits.check("seed", seed)
         return cls(chosen, seed, run_folder(chosen.name, out_dir), machine.device())
 
     def with_seed(self, seed: int) -> Self:
         """The same run from another seed."""
         return replace(self, seed=seed)
 
-    def write(self, table: pd.DataFrame, name: str, **columns: object) -> Path:
+    def write(self, table: pd.DataFrame, name: str, **columns: str | float) -> Path:
         """Write tidy rows (`dfflib.results.COLUMNS`) to ``results/<name>.csv`` in the run's folder.
 
         Args:
@@ -57,6 +58,8 @@ class Run:
             columns: the same value for every row, in place of the table's own: ``dataset``, ``interval`` and so on. Where
                 neither says them, ``experiment`` is ``name``, and seed, device and version are those of the run.
         """
-        known = dict(experiment=name, seed=self.seed, device=machine.describe_device(), version=__version__)
+        known: dict[str, str | float] = dict(
+            experiment=name, seed=self.seed, device=machine.describe_device(), version=__version__
+        )
         own = {key: value for key, value in known.items() if key not in table}
         return write_results(table.assign(**own | columns), name, self.folder)

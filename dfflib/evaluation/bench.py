@@ -24,9 +24,10 @@ from dfflib.data.video import VideoWriter, read_stream, sample_clip
 from dfflib.errors import DffError
 from dfflib.evaluation.flops import CLASSES, TABLE2_FLOWS
 from dfflib.evaluation.timing import median_ms, medians_ms, parts, speedup
+from dfflib.flow import DISFlow
 from dfflib.inference.preparation import keep_memory, prepare
 from dfflib.inference.schedule import FixedInterval
-from dfflib.inference.stream import Engine, flow_source, predictions, segment_video
+from dfflib.inference.stream import Engine, predictions, segment_video
 from dfflib.limits import check
 from dfflib.models.build import build
 from dfflib.models.dff import DeepFeatureFlow
@@ -55,7 +56,7 @@ def model(flow: str, feature_net: str = "resnet101") -> DeepFeatureFlow:
     torch.manual_seed(0)
     if flow in TABLE2_FLOWS:
         return build(feature_net=feature_net, num_classes=CLASSES, **TABLE2_FLOWS[flow]).eval()
-    return model("FlowNet Half", feature_net).with_flow(flow_source("dis-half"))
+    return model("FlowNet Half", feature_net).with_flow(DISFlow("ultrafast", input_stride=2))
 
 
 def made_video(path: str | os.PathLike, size: tuple[int, int], frames: int) -> Path:
@@ -193,7 +194,8 @@ def bench(
         FixedInterval(length, frames)  # refuses what is no interval, or too long
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DffError(f"device {device!r} was asked for, but PyTorch finds no GPU here: take cpu.")
-    threads = threads and check("threads", threads)
+    if threads:
+        check("threads", threads)
     if str(out_dir):
         out_dir = run_dir("bench", out_dir)
     device = device or machine.device()

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfflib.data.clips import IGNORE, Clip, check_labels, pair_frames
 from dfflib.errors import DffError
-from dfflib.flow import ExactFlow
+from dfflib.flow import ExactFlow, FlowSource
 from dfflib.metrics import region_similarity
 from dfflib.warp import compose, warp
 
@@ -25,7 +25,11 @@ def carry(mask: Tensor, flow: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def propagation(
-    clips: Sequence[Clip], sources: dict[str, nn.Module], interval: int = 10, chained: Sequence[str] = (), keys: int = 6
+    clips: Sequence[Clip],
+    sources: dict[str, FlowSource],
+    interval: int = 10,
+    chained: Sequence[str] = (),
+    keys: int = 6,
 ) -> pd.DataFrame:
     """J of propagated masks, by distance from the key frame.
 
@@ -69,7 +73,7 @@ def propagation(
     return pd.DataFrame(rows)
 
 
-def _one_key(clip: Clip, key: int, interval: int, name: str, source: nn.Module, chain: bool, sums: dict) -> None:
+def _one_key(clip: Clip, key: int, interval: int, name: str, source: FlowSource, chain: bool, sums: dict) -> None:
     """Add J of one key frame's mask in the frames after it."""
     start, chained = _object(clip, key)[0], None
     for offset in range(interval):
@@ -95,7 +99,7 @@ def _object(clip: Clip, index: int) -> tuple[Tensor, Tensor]:
     return (mask > 0) & valid, valid
 
 
-def _flow(source: nn.Module, clip: Clip, i: int, k: int) -> Tensor:
+def _flow(source: FlowSource, clip: Clip, i: int, k: int) -> Tensor:
     """Flow from frame i to frame k at image size, ``(1, 2, H, W)``."""
     if isinstance(source, ExactFlow):
         return source.at(clip, i, [k]).image_flow()

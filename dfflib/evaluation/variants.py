@@ -22,7 +22,6 @@ from functools import lru_cache
 
 import pandas as pd
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from dfflib.data.shapes import ShapesClip
@@ -30,7 +29,7 @@ from dfflib.data.shapes.pairs import ShapesPairs, as_batch
 from dfflib.data.shapes.scenes import PARTS, SEEDS_PER_PART
 from dfflib.errors import DffError
 from dfflib.evaluation.offsets import by_offset
-from dfflib.flow import Ablated, DISFlow, ExactFlow, ZeroFlow, end_point_error
+from dfflib.flow import Ablated, DISFlow, ExactFlow, FlowSource, ZeroFlow, end_point_error
 from dfflib.metrics import ConfusionMatrix, count_pairs
 from dfflib.models.dff import DeepFeatureFlow
 from dfflib.results import tidy
@@ -39,10 +38,10 @@ from dfflib.training import train
 from dfflib.training.recipes import SHAPES_SIZE
 from dfflib.warp import compose, warp
 
-Source = Callable[[DeepFeatureFlow], nn.Module]
+Source = Callable[[DeepFeatureFlow], FlowSource]
 
 
-def _own(model: DeepFeatureFlow) -> nn.Module:
+def _own(model: DeepFeatureFlow) -> FlowSource:
     return model.flow_source
 
 
@@ -60,6 +59,8 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Source]] = {
     "DIS + N": (("dis",), lambda model: DISFlow("fast")),
 }
 """Variant -> training stages whose checkpoints make the model, the first of which trained N; and its flow source."""
+
+WAYS = ("direct", "flow chained", "features chained")  # of features, to a frame that is far from the key frame
 
 
 def test_clips(count: int, frames: int, part: str = "test") -> list[ShapesClip]:
@@ -158,17 +159,15 @@ def flow_errors(
         start = () if stage == "joint" else ("keyframe",)
         networks[stage] = train.load(run, (*start, stage), "shapes", progress).flow_source
 
-    methods = {stage: source.image_flow for stage, source in networks.items()}
-    for preset in ("fast", "medium"):
-        methods[f"DIS {preset}"] = DISFlow(preset).image_flow
-    methods["zero"] = ZeroFlow().image_flow
+    sources: dict[str, FlowSource] = {**networks, "DIS fast": DISFlow("fast"), "DIS medium": DISFlow("medium")}
+    sources["zero"] = ZeroFlow()
     rows = []
     for offset in offsets:
         data = ShapesPairs("test", "medium", SHAPES_SIZE, length=pairs, interval=offset)
         items = [torch.utils.data.default_collate([data[n]]) for n in range(pairs)]
         batches = [as_batch(item) for item in items]
-        for name, estimate in methods.items():
-            errors = [_errors(estimate(batch.key, batch.current), item) for batch, item in zip(batches, items)]
+        for name, source in sources.items():
+            errors = [_errors(source.image_flow(batch.key, batch.current), item) for batch, item in zip(batches, items)]
             for metric, value in zip(("epe", "epe_visible"), torch.tensor(errors).nanmean(0).tolist()):
                 rows.append({"method": name, "offset": offset, "metric": metric, "value": value, "unit": "px"})
     return tidy(pd.DataFrame(rows), "04_flow_errors", "shapes/medium/test", seed=run.seed)
@@ -187,7 +186,8 @@ def ways_to_warp(run: Run, interval: int = 10, progress: bool = False) -> pd.Dat
     """
     model = train.load(run, ("keyframe", "flow_pretrain"), "shapes", progress)
     clips = test_clips(run.profile.clips, interval)
-    counts = {way: 0 for way in ("direct", "flow chained", "features chained")}
+    classes = clips[0].num_classes
+    counts = {way: torch.zeros(interval, classes, classes, dtype=torch.int64) for way in WAYS}
     for clip in tqdm(clips, desc="ways to warp", disable=not progress, leave=False):
         frames = clip.frames[:interval].flip(0) / 255  # frame d lies d frames before the last
         features = model.extract(frames.contiguous(memory_format=torch.channels_last))
@@ -199,18 +199,13 @@ def ways_to_warp(run: Run, interval: int = 10, progress: bool = False) -> pd.Dat
             chain = torch.cat((chain, compose(chain[-1:], steps[d - 1 : d])))
         for d in reversed(range(interval - 1)):  # all that came from beyond frame d makes the step to it together
             stepped = torch.cat((features[d : d + 1], warp(stepped, steps[d : d + 1])))
-        moved = {
-            "direct": warp(features, direct),
-            "flow chained": warp(features, chain),
-            "features chained": stepped,
-        }
-        for way, carried in moved.items():
+        for way, carried in zip(WAYS, (warp(features, direct), warp(features, chain), stepped), strict=True):
             labels = model.predict(carried, clip.size).argmax(1)
-            counts[way] = counts[way] + count_pairs(labels, clip.masks[interval - 1][None], clips[0].num_classes)
+            counts[way] += count_pairs(labels, clip.masks[interval - 1][None], classes)
     rows = []
     for way, matrices in counts.items():
         for d, matrix in enumerate(matrices):
-            miou = ConfusionMatrix(clips[0].num_classes, matrix).miou()
+            miou = ConfusionMatrix(classes, matrix).miou()
             rows.append(dict(method=way, offset=d, metric="miou", value=100 * miou, unit="%"))
     return tidy(pd.DataFrame(rows), "08_ways", "shapes/medium/test", seed=run.seed, interval=interval)
 

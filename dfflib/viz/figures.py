@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from html import escape
 from pathlib import Path
 
@@ -27,10 +28,10 @@ STYLE = {
 
 def use_style() -> None:
     """Apply the workbook's matplotlib style."""
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
 
 
-def save(fig: Figure, name: str, folder: str | Path) -> Path:
+def save(fig: Figure, name: str, folder: str | os.PathLike) -> Path:
     """Write a figure to ``folder/figures/name.png`` (atomically) and return the path."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", bbox_inches="tight", facecolor="white", metadata={"Software": None})

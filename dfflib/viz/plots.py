@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = {
     "grey": "#444444", "blue": "#2a6f97", "light blue": "#8ab6d6", "green": "#6a994e", "light green": "#a7c957",
@@ -62,19 +63,19 @@ def curves(
     """
     fig, panels = _panels(tables, size, sharey=bool(ylabel))
     for axis, title, table in panels:
-        for n, (name, values) in enumerate(table.iterrows()):
-            (colour, line), values = look(str(name), n), values.dropna()
-            places = values.index.to_numpy(float)
-            axis.plot(places, values, line, color=colour, label=name, markersize=3.5)
-            if spreads and spreads[title].loc[name].notna().any():
-                spread = spreads[title].loc[name, values.index]
+        for n, (name, values) in enumerate(table.T.items()):
+            colour, line = look(str(name), n)
+            places, there = values.index.to_numpy(float), values.notna().to_numpy()
+            axis.plot(places[there], values[there], line, color=colour, label=str(name), markersize=3.5)
+            spread = spreads[title].T[name].reindex(values.index) if spreads else None
+            if spread is not None and spread.notna().any():
                 axis.fill_between(places, values - spread, values + spread, color=colour, alpha=0.12, linewidth=0)
         for mark in marks:
             axis.axvline(mark, color="lightgrey", linewidth=0.8, zorder=0)
         if level:
             axis.axhline(level[1], color=COLOURS["grey"], linestyle="--", linewidth=1, label=level[0])
         axis.set(xlabel=xlabel, ylabel=ylabel or title, title=title if ylabel else "")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     panels[0][0].legend(fontsize=8)
     return fig
 
@@ -93,7 +94,7 @@ def by_offset(rows: pd.DataFrame, metrics: Sequence[str] = ("miou",), methods: I
         chosen = chosen if "seed" in chosen else chosen.assign(seed=0)
         by_seed = chosen.groupby(["method", "seed", "offset"], sort=False)["value"].mean().unstack("offset")
         groups, title = by_seed.groupby("method", sort=False), METRICS.get(metric, metric)
-        names = list(methods) or list(groups.groups)
+        names = list(methods) or chosen["method"].unique()
         means[title], spreads[title] = groups.mean().loc[names].sort_index(axis=1), groups.std().loc[names]
     return curves(means, "frames from the key frame", "", spreads, size=(8.0, 3.8) if len(means) == 1 else (5.7, 4.0))
 
