@@ -34,7 +34,8 @@ from dfflib.models.dff import DeepFeatureFlow
 from dfflib.paths import run_dir
 from dfflib.results import tidy, write_results
 from dfflib.viz import overlay, save
-from dfflib.viz.plots import look, plain_log_scale
+from dfflib.viz.colours import look
+from dfflib.viz.plots import plain_log_scale
 from dfflib.warp import base_grid, warp
 
 SIZE = (256, 512)  # rows and columns

@@ -1,6 +1,6 @@
 """Pictures: figures in one style, flow and labels as colours, results as plots."""
 
-from dfflib.viz.colours import colour_labels, flow_to_rgb, overlay
+from dfflib.viz.colours import COLOURS, METHODS, colour_labels, flow_to_rgb, overlay
 from dfflib.viz.figures import (
     STATIONS,
     STYLE,
@@ -18,8 +18,6 @@ from dfflib.viz.figures import (
     write_gif,
 )
 from dfflib.viz.plots import (
-    COLOURS,
-    METHODS,
     accuracy_against_speed,
     bars,
     by_offset,

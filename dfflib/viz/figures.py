@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from dfflib.paths import write_atomically
-from dfflib.viz.colours import flow_to_rgb, to_image
-from dfflib.viz.plots import COLOURS
+from dfflib.viz.colours import COLOURS, flow_to_rgb, to_image
 from dfflib.warp import known
 
 STYLE = {
@@ -145,15 +144,15 @@ def system() -> Figure:
     )
     for y, names, colours in rows:
         for x, (name, colour) in enumerate(zip(names, colours, strict=True)):
-            box = dict(boxstyle="round,pad=0.6", facecolor=COLOURS.get(colour, "whitesmoke"), edgecolor="black")
+            box = dict(boxstyle="round,pad=1", facecolor=COLOURS.get(colour, "whitesmoke"), edgecolor="black")
             ink = "white" if colour else "black"
             axis.annotate(name, (x, y), ha="center", va="center", color=ink, bbox=box, zorder=2)
             if x:
                 axis.annotate(
-                    "", (x, y), (x - 1, y), arrowprops=dict(arrowstyle="-|>", shrinkA=42, shrinkB=42), zorder=1
+                    "", (x, y), (x - 1, y), arrowprops=dict(arrowstyle="-|>", shrinkA=50, shrinkB=50), zorder=1
                 )
     for start, end in (((2, 1), (2, 0)), ((0, 1), (1, 0))):
-        axis.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", shrinkA=18, shrinkB=24), zorder=1)
+        axis.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", shrinkA=22, shrinkB=28), zorder=1)
     axis.set(xlim=(-0.5, 4.5), ylim=(-0.4, 1.4))
     axis.set_axis_off()
     return fig

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import same_color, to_rgba
 
 from dfflib import viz
-from dfflib.viz.plots import COLOURS, METHODS, look
+from dfflib.viz.colours import COLOURS, METHODS, look
 
 
 @pytest.fixture(autouse=True)
