@@ -198,21 +198,22 @@ def bench(size: tuple, interval: int, device: str | None, threads: int | None, o
 )
 @click.option("--recipe", default="threshold", show_default=True, metavar="NAME",
               help="Data and model: threshold, shapes, camvid, chairs, sintel, or another of training/recipes.py.")  # fmt: skip
-def train(stage: str, profile: str, **options) -> None:
+def train(stage: str, profile: str, seed: int, out_dir: str, **options) -> None:
     """Train STAGE, after the stages that it starts from; an interrupted run continues.
 
     An earlier result stands until the new one is whole; one of more steps is replaced only with --fresh.
     """
     from dfflib.locks import lock_run
+    from dfflib.run import Run
     from dfflib.training import recipes
 
     recipes.get(options["recipe"])  # refuses what it does not know, before there is a run folder
     stopping.stop_with_parent()
-    with lock_run(profile, options["out_dir"], f"dfflib train {stage}", shared=True):
+    with lock_run(profile, out_dir, f"dfflib train {stage}", shared=True):
         from dfflib.training.train import train_stage
 
         try:
-            trained = train_stage(stage, profile=profile, progress=True, **options)
+            trained = train_stage(Run.of(profile, seed, out_dir), stage, progress=True, **options)
         except KeyboardInterrupt as stop:
             where = str(stop) or f"stage {stage}"
             same = "without --fresh, the same command" if options["fresh"] else "the same command"
@@ -233,12 +234,14 @@ def train_all(recipe: tuple[str, ...], profile: str, jobs: int, out_dir: str) ->
     from tqdm import tqdm
 
     from dfflib.locks import lock_run
+    from dfflib.run import Run
     from dfflib.training.jobs import every_recipe, plan
     from dfflib.training.jobs import train_all as run
 
     plan(recipe, profile)  # refuses what it does not know, before there is a run folder
     with lock_run(profile, out_dir, "dfflib train-all"):
-        trained = run(recipe or every_recipe(), profile, out_dir, jobs, tqdm.write, sys.stderr.isatty())
+        names = recipe or every_recipe()
+        trained = run(Run.of(profile, out_dir=out_dir), names, jobs, tqdm.write, sys.stderr.isatty())
     click.echo(f"{len(trained)} stages trained." if trained else "Everything was trained before.")
 
 
@@ -251,12 +254,13 @@ def train_all(recipe: tuple[str, ...], profile: str, jobs: int, out_dir: str) ->
     "--out", type=PATH, metavar="FILE.csv", help="Default runs/<profile>/results/evaluate.csv, which is renewed."
 )
 @click.option("--force", is_flag=True, help="Overwrite the file of --out.")
-def evaluate(checkpoint: str | None, out: str | None, profile: str, **options) -> None:
+def evaluate(checkpoint: str | None, out: str | None, profile: str, seed: int, **options) -> None:
     """Accuracy by distance from the key frame, on the test part of the intensity-threshold set."""
     from dfflib.evaluation.offsets import evaluate_checkpoint
     from dfflib.paths import RUNS
+    from dfflib.run import Run
 
-    table = evaluate_checkpoint(checkpoint or "", profile=profile, out=out or "", progress=True, **options)
+    table = evaluate_checkpoint(Run.of(profile, seed), checkpoint or "", out=out or "", progress=True, **options)
     click.echo(_compact(table))
     click.echo(f"written to {out or RUNS / profile / 'results' / 'evaluate.csv'}")
 

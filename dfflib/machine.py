@@ -30,6 +30,13 @@ def describe_device() -> str:
     return f"{_processor()}, {torch.get_num_threads()} threads"
 
 
+def device() -> str:
+    """``"cuda"`` where PyTorch finds a GPU, else ``"cpu"``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def machine() -> dict[str, str]:
     """Processor, cores, memory, GPU, python and torch, in words; imports no torch."""
     memory = "unknown"

@@ -10,6 +10,8 @@ Known traps in other code, absent here: dividing a grid by W where W-1 is meant 
 leaving ``align_corners`` at its default of False (up to half a pixel), resizing a flow without rescaling its values.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -201,11 +203,11 @@ def _neighbours(
     corner = [row + column for row in (top, bottom) for column in (left, right)]
     weight = [y * x for y in (top_weight, bottom_weight) for x in (left_weight, right_weight)]
     # stacked as planes and turned, in a third of the time of stacking along the last axis
-    corner, weight = (torch.stack(parts).permute(1, 2, 3, 0).contiguous() for parts in (corner, weight))
-    return corner, weight, outside
+    corners, weights = (torch.stack(parts).permute(1, 2, 3, 0).contiguous() for parts in (corner, weight))
+    return corners, weights, outside
 
 
-def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_flow(flow: Tensor, size: Sequence[int]) -> Tensor:
     """Resample a flow field to another grid **and rescale its values** to pixels of that grid.
 
     The image plane is divided into H x W equal cells, so a grid of ``h`` rows has cells ``H / h`` times as high, and
@@ -228,7 +230,7 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
     return resample(flow, size) * values
 
 
-def resample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resample(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Resample maps ``(N, C, H, W)`` to ``(N, C, h, w)``: bilinear where it enlarges, cell average where it shrinks."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps

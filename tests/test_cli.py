@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from dfflib import __version__, paths
 from dfflib.cli import main
 from dfflib.errors import DffError
+from dfflib.run import Run
 
 
 def call(*arguments: str):
@@ -155,8 +156,9 @@ def test_train_passes_everything_on(stand_in, tmp_path, monkeypatch):
     calls = stand_in("training.train", "train_stage", SimpleNamespace(checkpoint=Path("x"), summary="joint trained: x"))
     result = call("train", "joint", "--profile", "laptop", "--seed", 2, "--out-dir", "there", "--steps", 9, "--fresh")
     assert (result.exit_code, result.output) == (0, "joint trained: x\n")
-    expected = dict(profile="laptop", seed=2, out_dir="there", steps=9, fresh=True, progress=True, recipe="threshold")
-    assert calls == [(("joint",), expected)]
+    ((arguments, options),) = calls
+    assert arguments == (Run.of("laptop", 2, tmp_path / "there"), "joint")
+    assert options == dict(steps=9, fresh=True, progress=True, recipe="threshold")
 
 
 def test_interrupted_training_says_how_to_continue(stand_in):
@@ -170,9 +172,10 @@ def test_evaluate_prints_a_compact_table(stand_in):
     rows = [(method, offset, "miou", 90.123456 - offset) for method in ("copy", "DFF") for offset in range(3)]
     table = pd.DataFrame(rows, columns=["method", "offset", "metric", "value"])
     calls = stand_in("evaluation.offsets", "evaluate_checkpoint", table)
-    result = call("evaluate", "--interval", 3, "--out", "t.csv")
+    result = call("evaluate", "--interval", 3, "--seed", 1, "--out", "t.csv")
     assert result.exit_code == 0
-    assert calls == [(("",), dict(profile="smoke", interval=3, seed=0, out="t.csv", progress=True, force=False))]
+    expected = dict(interval=3, out="t.csv", progress=True, force=False)
+    assert calls == [((Run.of("smoke", 1), ""), expected)]
     assert "90.12" in result.output and "88.12" in result.output and result.output.endswith("written to t.csv\n")
     assert len(result.output.splitlines()) == 5  # two of heading, one for each method, where it is written
 

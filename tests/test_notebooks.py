@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import statistics
 
 import pandas as pd
 import pytest
@@ -57,12 +58,15 @@ class TestAnatomy:
     def test_prose_outweighs_code_and_cells_are_short(self, path):
         code, prose = cells(path, "code"), cells(path, "markdown")
         lines = [len(code_lines(source)) for source in code]
-        assert max(lines) <= 30
+        assert max(lines) <= 20 and statistics.median(lines) <= 8
         assert len(" ".join(prose).split()) >= 5 * sum(lines)
 
     def test_it_defines_next_to_nothing(self, path):
         tree = [node for source in cells(path, "code") for node in ast.parse(source).body]
         assert sum(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree) <= 2
+
+    def test_colours_are_those_of_the_library(self, path):
+        assert not re.search(r"#[0-9a-fA-F]{6}\b", "\n".join(cells(path, "code")))
 
     def test_it_is_committed_clean(self, path):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:

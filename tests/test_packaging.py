@@ -261,6 +261,7 @@ def test_a_wheel_has_its_data_and_says_what_needs_a_checkout(python, tmp_path):
 import json, sys, dfflib
 light = "torch" not in sys.modules
 from dfflib import paths
+from dfflib.run import Run
 from dfflib.training import train
 from dfflib.workbook import notebooks, pages, publish, published
 said = []
@@ -271,7 +272,8 @@ for refused in (lambda: publish.publish("laptop"), notebooks.find_notebooks):
         said.append(str(error))
 numbers, folder = len(published.published()), paths.run_dir("smoke")
 shown = pages.environment().list_templates()
-print(json.dumps([light, dfflib.__file__, numbers, str(folder), said, train.is_trained("flow_detached", "smoke"), shown]))
+trained = train.is_trained(Run.of("smoke"), "flow_detached")
+print(json.dumps([light, dfflib.__file__, numbers, str(folder), said, trained, shown]))
 """
     answer = json.loads(run(python, "-I", "-c", code, cwd=tmp_path))
     light, where, numbers, folder, said, trained, shown = answer

@@ -1,16 +1,13 @@
-"""Profiles: scales, growing, and a set-up cell that seeds and says where results go."""
+"""Profiles: scales, and growing; and the machine in words."""
 
 import dataclasses
-import random
 
-import numpy as np
 import pytest
 import torch
 
 from dfflib import machine, profiles
 from dfflib.errors import DffError
 from dfflib.training import stages
-from dfflib.workbook import session
 
 
 def test_the_profiles():
@@ -61,25 +58,6 @@ def test_a_stage_that_a_profile_does_not_train_is_one_sentence():
 def test_a_profile_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         profiles.get("smoke").batch = 1
-
-
-def test_begin_seeds_everything_and_makes_the_folder(tmp_path, capsys):
-    def draws(seed):
-        run = session.begin("smoke", seed, str(tmp_path / "new"))
-        return run, (random.random(), np.random.rand(), torch.rand(1).item())
-
-    run, first = draws(3)
-    assert draws(3)[1] == first and all(a != b for a, b in zip(draws(4)[1], first))
-    assert run.profile is profiles.get("smoke") and run.seed == 3 and run.device in ("cpu", "cuda")
-    assert run.folder == (tmp_path / "new").resolve() and run.folder.is_dir()
-    out = capsys.readouterr().out
-    assert "smoke" in out and torch.__version__ in out
-
-
-def test_begin_refuses_an_unknown_profile_and_makes_no_folder(tmp_path):
-    with pytest.raises(DffError):
-        session.begin("huge", 0, str(tmp_path / "new"))
-    assert not (tmp_path / "new").exists()
 
 
 def test_the_device_is_described_in_words():

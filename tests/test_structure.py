@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "dfflib"
 ORDER = (
-    "_version", "errors", "stopping", "paths", "locks", "limits", "machine", "profiles", "results", "warp", "data",
+    "_version", "errors", "stopping", "paths", "locks", "limits", "machine", "profiles", "results", "run", "warp", "data",
     "metrics", "flow", "viz", "models", "inference", "training", "evaluation", "workbook", "cli", "__main__",
 )  # fmt: skip
 """A module may import from its own room and from those before it."""

@@ -19,20 +19,23 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dfflib import machine
 from dfflib.data.video import VideoWriter, read_stream, sample_clip
 from dfflib.errors import DffError
 from dfflib.evaluation.flops import CLASSES, TABLE2_FLOWS
 from dfflib.evaluation.timing import median_ms, medians_ms, parts, speedup
+from dfflib.flow import DISFlow
 from dfflib.inference.preparation import keep_memory, prepare
 from dfflib.inference.schedule import FixedInterval
-from dfflib.inference.stream import Engine, flow_source, predictions, segment_video
+from dfflib.inference.stream import Engine, predictions, segment_video
 from dfflib.limits import check
-from dfflib.machine import versions
 from dfflib.models.build import build
 from dfflib.models.dff import DeepFeatureFlow
 from dfflib.paths import run_dir
 from dfflib.results import tidy, write_results
 from dfflib.viz import overlay, save
+from dfflib.viz.colours import look
+from dfflib.viz.plots import plain_log_scale
 from dfflib.warp import base_grid, warp
 
 SIZE = (256, 512)  # rows and columns
@@ -54,7 +57,7 @@ def model(flow: str, feature_net: str = "resnet101") -> DeepFeatureFlow:
     torch.manual_seed(0)
     if flow in TABLE2_FLOWS:
         return build(feature_net=feature_net, num_classes=CLASSES, **TABLE2_FLOWS[flow]).eval()
-    return model("FlowNet Half", feature_net).with_flow(flow_source("dis-half"))
+    return model("FlowNet Half", feature_net).with_flow(DISFlow("ultrafast", input_stride=2))
 
 
 def made_video(path: str | os.PathLike, size: tuple[int, int], frames: int) -> Path:
@@ -192,10 +195,11 @@ def bench(
         FixedInterval(length, frames)  # refuses what is no interval, or too long
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DffError(f"device {device!r} was asked for, but PyTorch finds no GPU here: take cpu.")
-    threads = threads and check("threads", threads)
+    if threads:
+        check("threads", threads)
     if str(out_dir):
         out_dir = run_dir("bench", out_dir)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or machine.device()
     if threads:
         torch.set_num_threads(threads)
     flows, alternatives = list(flows), list(alternatives)
@@ -223,7 +227,7 @@ def bench(
         for other in alternatives:
             rows.append(_row(other, "frame", alternative_ms(other, size, device, max(3, repeats // 2))))
             bar.update()
-    table = tidy(pd.DataFrame(rows), "bench", f"bikes at {size[1]}x{size[0]}").assign(version=versions())
+    table = tidy(pd.DataFrame(rows), "bench", f"bikes at {size[1]}x{size[0]}").assign(version=machine.versions())
     if out_dir:
         write_results(table, "bench", out_dir)
         save(figure(table), "bench", out_dir)
@@ -285,23 +289,16 @@ def figure(table: pd.DataFrame) -> Figure:
 
     found = summary(table)
     fig, axis = plt.subplots(figsize=(8, 4.2))
-    for name, colour in zip(found["parts"].index, ("#2a6f97", "#8ab6d6", "#6a994e")):
-        rows = found["pipelines"].loc[name]
+    for n, name in enumerate(found["parts"].index):
+        rows, (colour, _) = found["pipelines"].loc[name], look(name, n)
         axis.plot(rows.index, rows["fps"], "o-", color=colour, label=f"ResNet-101 + {name}")
         axis.plot(rows.index, rows["fps"].iloc[0] * rows["speedup_predicted"], ":", color=colour)
     for name, row in found["every frame"].iterrows():
-        axis.axhline(row["fps"], color="#999999", linewidth=0.8)
-        place = dict(ha="left", va="bottom", fontsize=7, color="#666666")
-        axis.annotate(f"{name}, network only", (rows.index[0], row["fps"]), **place)
-    axis.set(
-        xlabel="key-frame interval l",
-        ylabel="frames per second",
-        yscale="log",
-        title=", ".join(table[["dataset", "device"]].iloc[0]),
-    )
+        axis.axhline(row["fps"], color="darkgrey", linewidth=0.8)
+        axis.annotate(f"{name}, network only", (rows.index[0], row["fps"]), va="bottom", fontsize=7, color="dimgrey")
+    title = ", ".join(table[["dataset", "device"]].iloc[0])
+    axis.set(xlabel="key-frame interval l", ylabel="frames per second", title=title)
     axis.set_xticks(rows.index)
-    axis.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter(plt.ScalarFormatter())
-    axis.yaxis.set_minor_formatter(plt.NullFormatter())
+    plain_log_scale(axis, "y")
     axis.legend(fontsize=8, loc="center right")
     return fig

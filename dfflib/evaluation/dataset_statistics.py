@@ -28,15 +28,12 @@ def class_frequencies(clips: Iterable[Clip], step: int = 1) -> pd.DataFrame:
     Returns:
         Columns ``class``, ``pixels``, ``share`` and ``frames`` (share of the counted frames that show the class).
     """
-    pixels, frames, counted, names = 0, 0, 0, ()
-    for clip in clips:
-        names = clip.class_names
-        for index in clip.labelled[::step]:
-            mask = clip.mask(index)
-            found = torch.bincount(mask[mask != IGNORE], minlength=len(names))
-            pixels, frames, counted = pixels + found, frames + (found > 0).long(), counted + 1
-    pixels, frames = np.asarray(pixels), np.asarray(frames)
-    return pd.DataFrame({"class": names, "pixels": pixels, "share": pixels / pixels.sum(), "frames": frames / counted})
+    clips = list(clips)
+    names = clips[0].class_names
+    masks = (clip.mask(index) for clip in clips for index in clip.labelled[::step])
+    counts = torch.stack([torch.bincount(mask[mask != IGNORE], minlength=len(names)) for mask in masks]).numpy()
+    pixels, frames = counts.sum(0), (counts > 0).mean(0)
+    return pd.DataFrame({"class": names, "pixels": pixels, "share": pixels / pixels.sum(), "frames": frames})
 
 
 def dis_motion(clip: Clip, i: int, k: int) -> Tensor:

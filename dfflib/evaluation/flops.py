@@ -6,6 +6,8 @@ convolutions and matrix products. What does not: biases, norms, activations, poo
 does not know the warp's table look-up (``embedding_bag``), so W is counted by formula.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -20,10 +22,10 @@ SIZE = (1024, 2048)  # rows and columns of a Cityscapes frame, for which Table 2
 CLASSES = 19  # of Cityscapes
 
 # The networks of Table 2 as arguments of dfflib.models.build.build; the authors' ResNets halve in the 1x1 convolutions.
-TABLE2_FEATURES = {
+TABLE2_FEATURES: dict[str, dict[str, Any]] = {
     name: {"feature_net": name, "stride_in_1x1": True, "num_classes": CLASSES} for name in ("resnet50", "resnet101")
 }
-TABLE2_FLOWS = {
+TABLE2_FLOWS: dict[str, dict[str, Any]] = {
     "FlowNet": {"flow_net": "flownet_s", "flow_width": 1.0, "flow_input_stride": 2},
     "FlowNet Half": {"flow_net": "flownet_s", "flow_width": 0.5, "flow_input_stride": 2},
     "FlowNet Inception": {"flow_net": "flownet_inception", "flow_width": 1.0, "flow_input_stride": 2},
@@ -46,7 +48,7 @@ def component_flops(model: DeepFeatureFlow, size: tuple[int, int] = SIZE) -> dic
     Raises:
         DffError: the size is below one feature cell; or the flow source is no network, so that its work cannot be counted.
     """
-    stride = model.feature_net.stride
+    stride = cast(int, model.feature_net.stride)
     if len(size) != 2 or min(size) < stride:
         raise DffError(
             f"size is {tuple(size)}: give rows and columns of at least the network's stride of {stride} pixels."
@@ -106,8 +108,8 @@ def _flow_flops(source: nn.Module, image: Tensor, cells: tuple[int, int]) -> tup
 
 def _run(module: nn.Module, *args) -> tuple:
     """What a module returns for meta tensors, and its multiply-adds; its own weights stay where and as they are."""
-    weights = [*module.named_parameters(), *module.named_buffers()]
-    weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in weights}
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         output = functional_call(module, weights, args)
     return output, counter.get_total_flops() // 2

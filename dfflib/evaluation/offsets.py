@@ -15,17 +15,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dfflib import profiles
 from dfflib.data.clips import Clip, check_labels
 from dfflib.data.shots import Shots
 from dfflib.errors import DffError
 from dfflib.flow import FlowSource, ZeroFlow
 from dfflib.inference.schedule import FixedInterval
-from dfflib.limits import check
 from dfflib.metrics import ConfusionMatrix, count_pairs
 from dfflib.models.dff import DeepFeatureFlow
-from dfflib.paths import output_file, run_folder, write_atomically
+from dfflib.paths import output_file, write_atomically
 from dfflib.results import COLUMNS, tidy, write_results
+from dfflib.run import Run
 
 __all__ = [
     "COLUMNS", "ConfusionMatrix", "average_over_offsets", "by_offset", "count_pairs", "default_methods", "evaluate_checkpoint",
@@ -162,22 +161,21 @@ def average_over_offsets(table: pd.DataFrame, metric: str = "miou") -> pd.DataFr
 
 
 def evaluate_checkpoint(
-    checkpoint: str | os.PathLike = "", profile: str = "smoke", interval: int = 5, seed: int = 0,
-    out: str | os.PathLike = "", progress: bool = True, force: bool = True,
+    run: Run, checkpoint: str | os.PathLike = "", interval: int = 5, out: str | os.PathLike = "", progress: bool = True,
+    force: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Measure a checkpoint on the test part of the intensity-threshold set, by offset.
 
     Args:
-        checkpoint: file; empty takes the profile's jointly trained model.
-        profile: frame size and how many frames.
+        run: frame size and how many frames; and which model, without a checkpoint.
+        checkpoint: file; empty takes the run's jointly trained model.
         interval: l.
-        seed: which of the profile's models.
-        out: where to write the tidy CSV; empty means ``runs/<profile>/results/evaluate.csv``, which is renewed.
+        out: where to write the tidy CSV; empty means ``results/evaluate.csv`` in the run's folder, which is renewed.
         progress: show a bar.
         force: whether a file at ``out`` may be replaced.
 
     Raises:
-        DffError: no such checkpoint or profile, an interval that no clip is long enough for, or ``out`` is not to be
+        DffError: no such checkpoint, an interval that no clip is long enough for, or ``out`` is not to be
             written: all of it before the work.
     """
     from dfflib.data.threshold import threshold_set
@@ -185,24 +183,27 @@ def evaluate_checkpoint(
     from dfflib.models.checkpoints import load_segmenter
     from dfflib.training.train import ensure
 
-    chosen = profiles.get(profile)
-    check("seed", seed)
     FixedInterval(interval)
     target = output_file(
-        out or run_folder(profile) / "results" / "evaluate.csv",
+        out or run.folder / "results" / "evaluate.csv",
         [checkpoint] if checkpoint else [],
         [".csv"],
         force or not out,
     )
     if not checkpoint:
-        with lock_run(profile, "", "dfflib evaluate", shared=True):
-            checkpoint = ensure("joint", profile, seed)
+        with lock_run(run.profile.name, run.folder, "dfflib evaluate", shared=True):
+            checkpoint = ensure(run, "joint")
     model = load_segmenter(checkpoint)
-    clips = threshold_set("test", chosen.short_side)
+    clips = threshold_set("test", run.profile.short_side)
     began = time.perf_counter()
-    table = by_offset(model, clips, interval, step=chosen.eval_step, progress=progress)
+    table = by_offset(model, clips, interval, step=run.profile.eval_step, progress=progress)
     rows = tidy(
-        table, "evaluate", "threshold/test", interval=interval, seed=seed, seconds=round(time.perf_counter() - began, 1)
+        table,
+        "evaluate",
+        "threshold/test",
+        interval=interval,
+        seed=run.seed,
+        seconds=round(time.perf_counter() - began, 1),
     )
     write_atomically(target, rows.to_csv(index=False, float_format="%.6g"))
     return rows

@@ -5,7 +5,7 @@ The accuracy of a network does not change its speed, so random frames and untrai
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def median_ms(call: Callable[[], object], repeats: int = 15, warm_up: int = 3) -
 
 
 def medians_ms(
-    calls: dict[str, Callable[[], object]], repeats: int = 9, warm_up: int = 2, in_a_row: int = 1
+    calls: Mapping[str, Callable[[], object]], repeats: int = 9, warm_up: int = 2, in_a_row: int = 1
 ) -> dict[str, float]:
     """Median times of several calls, which take turns: a machine that becomes faster or slower does so for all of them.
 
@@ -75,7 +75,7 @@ def parts(engine: Engine, frames: list[Tensor], repeats: int = 9) -> dict[str, f
         ``non-key`` (one of the batch), ``non-key online`` (one by itself).
     """
     others = frames[1:]
-    count, network, size = len(others), engine.model, tuple(frames[0].shape[-2:])
+    count, network, size = len(others), engine.model, (frames[0].shape[-2], frames[0].shape[-1])
     with torch.inference_mode(), autocast(engine.device, engine.precision):
         engine.key(frames[0])
         image, images = engine.images(frames[:1]), engine.images(others)

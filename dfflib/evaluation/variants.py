@@ -22,29 +22,27 @@ from functools import lru_cache
 
 import pandas as pd
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
-from dfflib import profiles
 from dfflib.data.clips import SPLITS
 from dfflib.data.shapes import ShapesClip
 from dfflib.data.shapes.pairs import ShapesPairs, as_batch
 from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT
 from dfflib.errors import DffError
 from dfflib.evaluation.offsets import by_offset
-from dfflib.flow import Ablated, DISFlow, ExactFlow, ZeroFlow, end_point_error
+from dfflib.flow import Ablated, DISFlow, ExactFlow, FlowSource, ZeroFlow, end_point_error
 from dfflib.metrics import ConfusionMatrix, count_pairs
-from dfflib.models import checkpoints
 from dfflib.models.dff import DeepFeatureFlow
 from dfflib.results import tidy
+from dfflib.run import Run
 from dfflib.training import train
 from dfflib.training.recipes import SHAPES_SIZE
 from dfflib.warp import compose, warp
 
-Source = Callable[[DeepFeatureFlow], nn.Module]
+Source = Callable[[DeepFeatureFlow], FlowSource]
 
 
-def _own(model: DeepFeatureFlow) -> nn.Module:
+def _own(model: DeepFeatureFlow) -> FlowSource:
     return model.flow_source
 
 
@@ -62,6 +60,8 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Source]] = {
     "DIS + N": (("dis",), lambda model: DISFlow("fast")),
 }
 """Variant -> training stages whose checkpoints make the model, the first of which trained N; and its flow source."""
+
+WAYS = ("direct", "flow chained", "features chained")  # of features, to a frame that is far from the key frame
 
 
 def test_clips(count: int, frames: int, split: str = "test") -> list[ShapesClip]:
@@ -84,25 +84,13 @@ def _rendered(first: int, count: int, frames: int, size: tuple[int, int]) -> tup
     return clips
 
 
-def load(
-    stages: Iterable[str], profile: str, seed: int = 0, out_dir: str = "", progress: bool = True, recipe: str = "shapes"
-) -> DeepFeatureFlow:
-    """A model put together from the checkpoints of some stages (trained first, where the profile has none)."""
-    files = [train.ensure(stage, profile, seed, out_dir, progress, recipe) for stage in stages]
-    model = checkpoints.load_model(files[0])
-    for file in files[1:]:
-        checkpoints.load_into(model, file)
-    return model.eval()
-
-
 def compare(
-    profile: str, seed: int = 0, out_dir: str = "", variants: Iterable[str] = tuple(VARIANTS), interval: int = 10,
-    progress: bool = False,
-) -> pd.DataFrame:  # fmt: skip
+    run: Run, variants: Iterable[str] = tuple(VARIANTS), interval: int = 10, progress: bool = False
+) -> pd.DataFrame:
     """Accuracy of every variant at every offset, on the test split of the Shapes world.
 
     Args:
-        profile, seed, out_dir: which checkpoints.
+        run: which checkpoints.
         variants: names out of `VARIANTS`.
         interval: offsets 0 .. interval - 1 are measured, all on the same current frames, one of each of the profile's clips.
         progress: show bars.
@@ -118,49 +106,47 @@ def compare(
         if name not in VARIANTS:
             raise DffError(f"there is no variant {name!r}: choose from {', '.join(VARIANTS)}.")
         groups.setdefault(VARIANTS[name][0][0], []).append(name)
-    chosen, tables = test_clips(profiles.get(profile).clips, interval), []
+    chosen, tables = test_clips(run.profile.clips, interval), []
     for names in groups.values():
         wanted = dict.fromkeys(VARIANTS[name][0] for name in names)
-        models = {stages: load(stages, profile, seed, out_dir, progress) for stages in wanted}
+        models = {stages: train.load(run, stages, "shapes", progress) for stages in wanted}
         sources = {name: VARIANTS[name][1](models[VARIANTS[name][0]]) for name in names if name != "Frame"}
         model = models[VARIANTS[names[0]][0]]  # any of them: they share N
         table = by_offset(model, chosen, interval, sources, progress=progress)
         tables.append(table[table["method"].isin(names)])
     table = pd.concat(tables)
-    return tidy(table, "08_methods", "shapes/medium/test", seed=seed, interval=interval)
+    return tidy(table, "08_methods", "shapes/medium/test", seed=run.seed, interval=interval)
 
 
-def variations(
-    names: dict[str, str], profile: str, seed: int = 0, out_dir: str = "", interval: int = 5, progress: bool = False
-) -> pd.DataFrame:
+def variations(run: Run, names: dict[str, str], interval: int = 5, progress: bool = False) -> pd.DataFrame:
     """Accuracy of jointly trained models that differ in one thing, at every offset, on the same test scenes.
 
     Args:
+        run: which checkpoints.
         names: method -> recipe (`dfflib.training.recipes`); the models are those of its ``joint`` stage.
-        profile, seed, out_dir: which checkpoints.
         interval: offsets 0 .. interval - 1 are measured.
         progress: show bars.
 
     Returns:
         Columns of `dfflib.evaluation.offsets.by_offset`, and ``seed``: DFF of each model, under the name given.
     """
-    clips, tables = test_clips(profiles.get(profile).clips, interval), []
+    clips, tables = test_clips(run.profile.clips, interval), []
     for method, recipe in names.items():
-        model = load(["joint"], profile, seed, out_dir, progress, recipe)
+        model = train.load(run, ["joint"], recipe, progress)
         table = by_offset(model, clips, interval, {method: model.flow_source}, progress=progress)
         tables.append(table[table["method"] == method])
-    return pd.concat(tables, ignore_index=True).assign(seed=seed)
+    return pd.concat(tables, ignore_index=True).assign(seed=run.seed)
 
 
 @torch.inference_mode()
 def flow_errors(
-    profile: str, seed: int = 0, out_dir: str = "", offsets: Iterable[int] = (1, 5, 9),
+    run: Run, offsets: Iterable[int] = (1, 5, 9),
     stages: Iterable[str] = ("flow_pretrain", "flow_detached", "joint"), progress: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """End-point error of the flow networks and of DIS on the same test pairs, in pixels of 128x128 frames.
 
     Args:
-        profile, seed, out_dir: which checkpoints.
+        run: which checkpoints.
         offsets: distances from the key frame; at each as many pairs as the profile has clips.
         stages: flow networks, by the stage that trained them.
         progress: show bars of what has to be trained first.
@@ -169,31 +155,27 @@ def flow_errors(
         Tidy rows of experiment ``04_flow_errors``: metrics ``epe`` (all pixels) and ``epe_visible`` (not hidden in the key
         frame); methods are the stages, ``DIS fast`` and ``DIS medium``, and ``zero``.
     """
-    networks, pairs = {}, profiles.get(profile).clips
+    networks, pairs = {}, run.profile.clips
     for stage in stages:
         start = () if stage == "joint" else ("keyframe",)
-        networks[stage] = load((*start, stage), profile, seed, out_dir, progress).flow_source
+        networks[stage] = train.load(run, (*start, stage), "shapes", progress).flow_source
 
-    methods = {stage: source.image_flow for stage, source in networks.items()}
-    for preset in ("fast", "medium"):
-        methods[f"DIS {preset}"] = DISFlow(preset).image_flow
-    methods["zero"] = ZeroFlow().image_flow
+    sources: dict[str, FlowSource] = {**networks, "DIS fast": DISFlow("fast"), "DIS medium": DISFlow("medium")}
+    sources["zero"] = ZeroFlow()
     rows = []
     for offset in offsets:
         data = ShapesPairs("test", "medium", SHAPES_SIZE, length=pairs, interval=offset)
         items = [torch.utils.data.default_collate([data[n]]) for n in range(pairs)]
         batches = [as_batch(item) for item in items]
-        for name, estimate in methods.items():
-            errors = [_errors(estimate(batch.key, batch.current), item) for batch, item in zip(batches, items)]
+        for name, source in sources.items():
+            errors = [_errors(source.image_flow(batch.key, batch.current), item) for batch, item in zip(batches, items)]
             for metric, value in zip(("epe", "epe_visible"), torch.tensor(errors).nanmean(0).tolist()):
                 rows.append({"method": name, "offset": offset, "metric": metric, "value": value, "unit": "px"})
-    return tidy(pd.DataFrame(rows), "04_flow_errors", "shapes/medium/test", seed=seed)
+    return tidy(pd.DataFrame(rows), "04_flow_errors", "shapes/medium/test", seed=run.seed)
 
 
 @torch.inference_mode()
-def ways_to_warp(
-    profile: str, seed: int = 0, out_dir: str = "", interval: int = 10, progress: bool = False
-) -> pd.DataFrame:
+def ways_to_warp(run: Run, interval: int = 10, progress: bool = False) -> pd.DataFrame:
     """One long way, or many short ones? The same features moved in three ways (Accel, Jain et al. 2019, chains).
 
     ``direct``: one flow from the current frame to the key frame, one warp. ``flow chained``: the flows between neighbouring
@@ -203,9 +185,10 @@ def ways_to_warp(
     Returns:
         Tidy rows of experiment ``08_ways``, metric ``miou`` at each offset.
     """
-    model = load(("keyframe", "flow_pretrain"), profile, seed, out_dir, progress)
-    clips = test_clips(profiles.get(profile).clips, interval)
-    counts = {way: 0 for way in ("direct", "flow chained", "features chained")}
+    model = train.load(run, ("keyframe", "flow_pretrain"), "shapes", progress)
+    clips = test_clips(run.profile.clips, interval)
+    classes = clips[0].num_classes
+    counts = {way: torch.zeros(interval, classes, classes, dtype=torch.int64) for way in WAYS}
     for clip in tqdm(clips, desc="ways to warp", disable=not progress, leave=False):
         frames = clip.frames[:interval].flip(0) / 255  # frame d lies d frames before the last
         features = model.extract(frames.contiguous(memory_format=torch.channels_last))
@@ -217,20 +200,15 @@ def ways_to_warp(
             chain = torch.cat((chain, compose(chain[-1:], steps[d - 1 : d])))
         for d in reversed(range(interval - 1)):  # all that came from beyond frame d makes the step to it together
             stepped = torch.cat((features[d : d + 1], warp(stepped, steps[d : d + 1])))
-        moved = {
-            "direct": warp(features, direct),
-            "flow chained": warp(features, chain),
-            "features chained": stepped,
-        }
-        for way, carried in moved.items():
+        for way, carried in zip(WAYS, (warp(features, direct), warp(features, chain), stepped), strict=True):
             labels = model.predict(carried, clip.size).argmax(1)
-            counts[way] = counts[way] + count_pairs(labels, clip.mask(interval - 1)[None], clips[0].num_classes)
+            counts[way] += count_pairs(labels, clip.mask(interval - 1)[None], classes)
     rows = []
     for way, matrices in counts.items():
         for d, matrix in enumerate(matrices):
-            miou = ConfusionMatrix(clips[0].num_classes, matrix).miou()
+            miou = ConfusionMatrix(classes, matrix).miou()
             rows.append(dict(method=way, offset=d, metric="miou", value=100 * miou, unit="%"))
-    return tidy(pd.DataFrame(rows), "08_ways", "shapes/medium/test", seed=seed, interval=interval)
+    return tidy(pd.DataFrame(rows), "08_ways", "shapes/medium/test", seed=run.seed, interval=interval)
 
 
 def _errors(flow: torch.Tensor, item: dict) -> tuple[float, float]:

@@ -63,11 +63,14 @@ class CorrelationFlowNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=0.1)
-                nn.init.zeros_(module.bias)
-        for predict in (*self.predict, self.share[-1]):
-            nn.init.normal_(predict.weight, std=1e-3)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        last = self.share[-1]
+        for head in (*self.predict, last):
+            assert isinstance(head, nn.Conv2d)
+            nn.init.normal_(head.weight, std=1e-3)
         with torch.no_grad():  # what `convex` starts from is bilinear interpolation, or nearly
-            self.share[-1].bias.copy_(_tents(cell).clamp(min=0.01).log().flatten())
+            last.get_parameter("bias").copy_(_tents(cell).clamp(min=0.01).log().flatten())
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Predict at every level.
@@ -99,15 +102,16 @@ class CorrelationFlowNet(nn.Module):
         return tuple(pyramid)
 
     def _estimate(self, keys: Sequence[Tensor], currents: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        predictions, hidden, flow, size = [], None, None, currents[0].shape[-2:]
+        predictions, size, coarsest = [], currents[0].shape[-2:], currents[-1]
+        flow = coarsest.new_zeros(len(coarsest), 2, *coarsest.shape[-2:])
+        hidden: Tensor | None = None
         for level, stride in enumerate(self.STRIDES):
             current, key = currents[-1 - level], keys[-1 - level]
             unit = stride / FLOW_UNIT  # of one cell: inside a level, flow is in its cells
-            if level:
+            seen = [current]
+            if hidden is not None:  # from the level before
                 flow, hidden = (_double(m)[..., : current.shape[-2], : current.shape[-1]] for m in (flow * 2, hidden))
-                seen = [current, hidden, flow * unit]
-            else:
-                flow, seen = current.new_zeros(len(current), 2, *current.shape[-2:]), [current]
+                seen += [hidden, flow * unit]
             if level < len(self.sharpness):
                 alike = correlation(_standard(warp(key, flow, "border")), _standard(current), self.radius)
                 seen.append(alike * self.sharpness[level])
@@ -119,7 +123,7 @@ class CorrelationFlowNet(nn.Module):
                 for frames in (keys, currents)
             ]
             for _ in range(self.ROUNDS[level]):
-                fits, trust = fit(*pictures, flow * CELL, self.WINDOWS)
+                fits, trust = fit(pictures[0], pictures[1], flow * CELL, self.WINDOWS)
                 steps = [found / CELL - flow for found in fits]
                 hidden = self.refine[level](torch.cat((context, *steps, 0.2 * trust, flow * unit), dim=1))
                 answer = self.predict[level](hidden)
@@ -127,6 +131,7 @@ class CorrelationFlowNet(nn.Module):
                 flow = flow + answer[:, :2] + sum(share[:, n : n + 1] * step for n, step in enumerate(steps, start=1))
             predictions.append(flow * unit)
         predictions.append(convex(predictions[-1], self.share(hidden))[..., : size[0], : size[1]])
+        assert hidden is not None  # there is a level
         return predictions, hidden
 
 

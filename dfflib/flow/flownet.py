@@ -36,13 +36,16 @@ class FlowNetS(nn.Module):
     """
 
     # name, kernel, stride, channels: the encoder, row by row
-    ENCODER = (
+    ENCODER: tuple[tuple, ...] = (
         ("conv1", 7, 2, 64), ("conv2", 5, 2, 128), ("conv3", 5, 2, 256), ("conv3_1", 3, 1, 256), ("conv4", 3, 2, 512),
         ("conv4_1", 3, 1, 512), ("conv5", 3, 2, 512), ("conv5_1", 3, 1, 512), ("conv6", 3, 2, 1024), ("conv6_1", 3, 1, 1024),
     )  # fmt: skip
     # skip connection, channels of the deconvolution that meets it: the decoder, coarse to fine
-    DECODER = (("conv5_1", 512), ("conv4_1", 256), ("conv3_1", 128), ("conv2", 64))
-    PARAMETERS = {(6, 2): 38_676_514, (3, 2): 38_667_106}  # (inputs, outputs) at width 1, summed from the tables
+    DECODER: tuple[tuple[str, int], ...] = (("conv5_1", 512), ("conv4_1", 256), ("conv3_1", 128), ("conv2", 64))
+    PARAMETERS: dict[tuple[int, int], int] = {
+        (6, 2): 38_676_514,
+        (3, 2): 38_667_106,
+    }  # (inputs, outputs) at width 1, summed from the tables
 
     def __init__(self, inputs: int = 6, outputs: int = 2, width: float = 1.0):
         super().__init__()
@@ -51,9 +54,22 @@ class FlowNetS(nn.Module):
             channels[name] = max(1, round(count * width))
             self.add_module(name, conv(previous, channels[name], kernel, stride))
             previous = channels[name]
+        self._add_decoder(channels, previous, outputs, width)
+        expected = self.PARAMETERS.get((inputs, outputs)) if width == 1 else None
+        count = sum(p.numel() for p in self.parameters())
+        assert expected in (None, count), f"{count} parameters where the reference has {expected}"
+
+    def _add_decoder(self, channels: dict[str, int], previous: int, outputs: int, width: float) -> None:
+        """Build the decoder, and initialise everything.
+
+        Args:
+            channels: of each layer of the encoder, by name.
+            previous: channels of its last layer.
+            outputs, width: as of the network.
+        """
         self.predict, self.upscore, self.deconv = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for skip, count in self.DECODER:
-            count = max(1, round(count * width))
+        for skip, at_width_1 in self.DECODER:
+            count = max(1, round(at_width_1 * width))
             self.predict.append(nn.Conv2d(previous, outputs, 3, 1, 1))
             self.upscore.append(nn.ConvTranspose2d(outputs, outputs, 4, 2, 1))
             self.deconv.append(deconv(previous, count))
@@ -61,9 +77,6 @@ class FlowNetS(nn.Module):
         self.predict.append(nn.Conv2d(previous, outputs, 3, 1, 1))
         self.channels = previous  # of the last concatenation: 194 in FlowNet
         _initialise(self)
-        expected = self.PARAMETERS.get((inputs, outputs)) if width == 1 else None
-        count = sum(p.numel() for p in self.parameters())
-        assert expected in (None, count), f"{count} parameters where the reference has {expected}"
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -82,6 +95,13 @@ class FlowNetS(nn.Module):
         """
         return self._from_first(self.get_submodule(self.ENCODER[0][0])(x))
 
+    @property
+    def _first(self) -> nn.Conv2d:
+        """The first convolution, which sees both frames."""
+        layer = self.get_submodule(f"{self.ENCODER[0][0]}.0")
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
     def encode_key(self, key: Tensor) -> Tensor:
         """What the key frame alone gives to the first layer: a convolution of both frames is a sum of one for each.
 
@@ -91,13 +111,14 @@ class FlowNetS(nn.Module):
         Returns:
             ``(N, channels of conv1, ceil(H/2), ceil(W/2))``.
         """
-        first = self.conv1[0]
-        return F.conv2d(key, first.weight[:, key.shape[1] :], None, first.stride, first.padding)
+        first = self._first
+        return F.conv2d(key, first.weight[:, key.shape[1] :], None, first.stride, first.kernel_size[0] // 2)
 
     def estimate(self, encoded: Tensor, current: Tensor) -> tuple[list[Tensor], Tensor]:
         """As ``forward`` of both frames together, from what `encode_key` gave for the key frame (or one for all)."""
-        first = self.conv1[0]
-        x = F.conv2d(current, first.weight[:, : current.shape[1]], first.bias, first.stride, first.padding)
+        first = self._first
+        weight = first.weight[:, : current.shape[1]]
+        x = F.conv2d(current, weight, first.bias, first.stride, first.kernel_size[0] // 2)
         return self._from_first(F.leaky_relu(x + encoded, NEGATIVE_SLOPE))
 
     def _from_first(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -106,9 +127,9 @@ class FlowNetS(nn.Module):
         for name, *_ in self.ENCODER[1:]:
             x = skips[name] = self.get_submodule(name)(x)
         predictions = []
-        for level, (skip, _) in enumerate(self.DECODER):
+        for level, (name, _) in enumerate(self.DECODER):
             predictions.append(self.predict[level](x))
-            skip = skips[skip]
+            skip = skips[name]
             rows, columns = skip.shape[-2:]  # odd sizes: what was doubled is cropped to the skip map
             up = self.upscore[level](predictions[-1])[..., :rows, :columns]
             x = torch.cat((skip, self.deconv[level](x)[..., :rows, :columns], up), dim=1)
@@ -124,11 +145,13 @@ class FlowNetSR(FlowNetS):
     PARAMETERS = {(6, 2): 6_637_138}
 
 
-def _initialise(net: nn.Module) -> None:
+def _initialise(net: FlowNetS) -> None:
     """He initialisation for LeakyReLU; biases zero; linear predictions start small."""
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     for predict in net.predict:
+        assert isinstance(predict, nn.Conv2d)
         nn.init.normal_(predict.weight, std=1e-3)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dfflib.flow.flownet import FlowNetS, _initialise, conv, deconv
+from dfflib.flow.flownet import FlowNetS, conv
 
 
 class Block(NamedTuple):
@@ -59,7 +59,8 @@ class InceptionBlock(nn.Module):
         last_stride = 1 if block.pool is None else 2
         self.branches, self.channels = nn.ModuleList(), 0
         for number, counts in enumerate(block.branches):
-            layers, previous = [], inputs
+            layers: list[nn.Module] = []
+            previous = inputs
             pooled = block.pool is not None and number == len(block.branches) - 1
             if pooled:
                 layers.append(nn.MaxPool2d(3, 2, 1))
@@ -107,9 +108,10 @@ class FlowNetInception(FlowNetS):
         nn.Module.__init__(self)  # not FlowNetS's, which would build its own encoder
         channels, previous = {}, inputs
         for name, row in self.ENCODER:
+            layer: nn.Module
             if isinstance(row, Block):
-                layer = InceptionBlock(previous, row, width)
-                previous = layer.channels
+                layer = block = InceptionBlock(previous, row, width)
+                previous = block.channels
             elif isinstance(row, tuple):
                 kernel, stride, count = row
                 layer = conv(previous, _scaled(count, width), kernel, stride)
@@ -118,15 +120,7 @@ class FlowNetInception(FlowNetS):
                 layer = nn.MaxPool2d(3, 2, 1)
             self.add_module(name, layer)
             channels[name] = previous
-        self.predict, self.upscore, self.deconv = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for skip, count in self.DECODER:
-            self.predict.append(nn.Conv2d(previous, outputs, 3, 1, 1))
-            self.upscore.append(nn.ConvTranspose2d(outputs, outputs, 4, 2, 1))
-            self.deconv.append(deconv(previous, _scaled(count, width)))
-            previous = channels[skip] + _scaled(count, width) + outputs
-        self.predict.append(nn.Conv2d(previous, outputs, 3, 1, 1))
-        self.channels = previous  # 98 in the published encoder with this decoder
-        _initialise(self)
+        self._add_decoder(channels, previous, outputs, width)  # 98 channels in the end, in the published encoder
 
 
 def _scaled(count: int, width: float) -> int:

@@ -1,5 +1,7 @@
 """How wrong a flow is: the end-point error, and the loss over all levels of a flow network."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -43,10 +45,10 @@ def multiscale_loss(predictions: list[Tensor], truth: Tensor, valid: Tensor | No
     width, valid = truth.shape[-1], _valid(truth, valid)
     losses = [end_point_error(p, *_shrunk(truth, valid, p.shape[-2:])) * (width / p.shape[-1]) for p in predictions]
     weights = [0.5**level for level in range(len(losses))][::-1]
-    return sum(w * loss for w, loss in zip(weights, losses)) / sum(weights)
+    return sum((w * loss for w, loss in zip(weights, losses, strict=True)), truth.new_zeros(())) / sum(weights)
 
 
-def _shrunk(truth: Tensor, valid: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+def _shrunk(truth: Tensor, valid: Tensor | None, size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
     """The true flow on a coarse grid, from valid pixels alone; and which cells have enough of them, or None for all."""
     if valid is None:
         return resize_flow(truth, size), None

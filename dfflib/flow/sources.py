@@ -9,6 +9,9 @@ A key frame is asked about many times, so a call is two steps: ``encoded = sourc
 ``source.estimate(encoded, current, size)`` for every other frame.
 """
 
+from collections.abc import Sequence
+from typing import cast
+
 import cv2
 import numpy as np
 import torch
@@ -27,7 +30,7 @@ class FlowSource(nn.Module):
         """All that can be computed from the key frame ``(N, 3, H, W)`` alone, once an interval."""
         return key
 
-    def estimate(self, encoded, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def estimate(self, encoded, current: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Flow from current frames to the key frame, and the scale field; see ``forward``.
 
         Args:
@@ -37,7 +40,7 @@ class FlowSource(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, key: Tensor, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def forward(self, key: Tensor, current: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``."""
         return self.estimate(self.encode_key(key), current, size)
 
@@ -45,6 +48,10 @@ class FlowSource(nn.Module):
         """The source to ask about one current frame of a clip, and a key frame for each row of the batch: this one, unless
         it reads ground truth."""
         return self
+
+    def image_flow(self, key: Tensor, current: Tensor) -> Tensor:
+        """Flow at image size, in pixels, ``(N, 2, H, W)``."""
+        raise NotImplementedError
 
     @property
     def root(self) -> "FlowSource":
@@ -79,9 +86,9 @@ class FlowNetwork(FlowSource):
     ):
         super().__init__()
         self.net, self.feature_stride, self.input_stride = net, feature_stride, input_stride
-        nn.init.zeros_(net.predict[-1].weight)
+        nn.init.zeros_(net.predict[-1].get_parameter("weight"))
         self.scale_head = nn.Conv2d(net.channels, feature_channels, 1, bias=False) if scale else None
-        if scale:
+        if self.scale_head is not None:
             nn.init.zeros_(self.scale_head.weight)
 
     @property
@@ -108,21 +115,21 @@ class FlowNetwork(FlowSource):
     def image_flow(self, key: Tensor, current: Tensor) -> Tensor:
         """Flow at image size, in pixels, ``(N, 2, H, W)``."""
         levels, _ = self._units(key, current)
-        return resample(levels[-1], tuple(current.shape[-2:])) * (FLOW_UNIT * self.input_stride)
+        return resample(levels[-1], current.shape[-2:]) * (FLOW_UNIT * self.input_stride)
 
     def encode_key(self, key: Tensor):
         """What the net computes from the key frame alone."""
         return self.net.encode_key(self._prepared(key))
 
-    def estimate(self, encoded, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def estimate(self, encoded, current: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Flow and scale field of current frames from an encoded key frame."""
         return self._at(self.net.estimate(encoded, self._prepared(current)), size)
 
-    def forward(self, key: Tensor, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def forward(self, key: Tensor, current: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Flow ``(N, 2, h, w)`` in feature cells, and scale field ``(N, C, h, w)`` or None; ``size = (h, w)``."""
         return self._at(self._units(key, current), size)  # one pass for both frames: in training that is the faster way
 
-    def _at(self, found: tuple[list[Tensor], Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def _at(self, found: tuple[list[Tensor], Tensor], size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """The net's answer on the feature grid.
 
         A cell of a strided network is its stride wide whatever the image's size, so the factor is `unit` and not a ratio
@@ -144,7 +151,7 @@ class ZeroFlow(FlowSource):
         """Zeros ``(N, 2, H, W)``."""
         return current.new_zeros(current.shape[0], 2, *current.shape[-2:])
 
-    def estimate(self, encoded, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+    def estimate(self, encoded, current: Tensor, size: Sequence[int]) -> tuple[Tensor, None]:
         """Zeros ``(N, 2, h, w)``."""
         return current.new_zeros(current.shape[0], 2, *size), None
 
@@ -196,7 +203,7 @@ class GivenFlow(FlowSource):
         """The flow ``(N, 2, H, W)``, in pixels."""
         return self.flow
 
-    def estimate(self, encoded, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+    def estimate(self, encoded, current: Tensor, size: Sequence[int]) -> tuple[Tensor, None]:
         """Flow ``(N, 2, h, w)`` in feature cells."""
         flow = self.flow.to(current)
         cells = flow.new_tensor([size[1] / flow.shape[-1], size[0] / flow.shape[-2]]).view(1, 2, 1, 1)
@@ -225,7 +232,7 @@ class Ablated(FlowSource):
         """What the source computes from the key frame."""
         return self.root.encode_key(key)
 
-    def estimate(self, encoded, current: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def estimate(self, encoded, current: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """What is kept of the source's flow and scale."""
         return self.kept(*self.root.estimate(encoded, current, size))
 
@@ -259,26 +266,29 @@ class DISFlow(FlowSource):
         if preset not in self.PRESETS:
             raise ValueError(f"preset is {preset!r}: choose one of {', '.join(self.PRESETS)}.")
         self.preset, self.input_stride = preset, input_stride
-        self._dis = None  # made when first used: the OpenCV object cannot be copied or pickled
+        self._dis: cv2.DISOpticalFlow | None = (
+            None  # made when first used: the OpenCV object cannot be copied or pickled
+        )
 
     def image_flow(self, key: Tensor, current: Tensor) -> Tensor:
         """Flow from current to key at image size, in pixels, ``(N, 2, H, W)``."""
-        return self._flow(self.encode_key(key), current, tuple(current.shape[-2:]))
+        return self._flow(self.encode_key(key), current, current.shape[-2:])
 
     def encode_key(self, key: Tensor) -> list[np.ndarray]:
         """The key frames in grey, as OpenCV takes them."""
         return self._grey(key)
 
-    def estimate(self, encoded: list[np.ndarray], current: Tensor, size: tuple[int, int]) -> tuple[Tensor, None]:
+    def estimate(self, encoded: list[np.ndarray], current: Tensor, size: Sequence[int]) -> tuple[Tensor, None]:
         """Flow ``(N, 2, h, w)`` in feature cells."""
         return self._flow(encoded, current, size).to(current.dtype), None
 
-    def _flow(self, keys: list[np.ndarray], current: Tensor, size: tuple[int, int]) -> Tensor:
+    def _flow(self, keys: list[np.ndarray], current: Tensor, size: Sequence[int]) -> Tensor:
         """Flow on a grid of the given size, in its cells."""
         if self._dis is None:
-            self._dis = cv2.DISOpticalFlow_create(self.PRESETS[self.preset])
+            self._dis = cv2.DISOpticalFlow.create(self.PRESETS[self.preset])
         keys = keys * len(current) if len(keys) == 1 else keys
-        flows = [self._dis.calc(image, key, None) for image, key in zip(self._grey(current), keys, strict=True)]
+        nothing = cast(np.ndarray, None)  # no flow to start from, which OpenCV's annotations do not foresee
+        flows = [self._dis.calc(image, key, nothing) for image, key in zip(self._grey(current), keys, strict=True)]
         return resize_flow(torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).to(current.device), size)
 
     def _grey(self, images: Tensor) -> list[np.ndarray]:
@@ -286,11 +296,11 @@ class DISFlow(FlowSource):
         grey = images.detach().float().permute(0, 2, 3, 1) @ images.new_tensor(GREY, dtype=torch.float32)
         if self.input_stride > 1:
             grey = F.avg_pool2d(grey[:, None], self.input_stride, ceil_mode=True)[:, 0]
-        grey = (grey * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        pictures = list((grey * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
         factor = max(1, -(-self.SMALLEST // min(grey.shape[-2:])))
         if factor == 1:
-            return list(grey)
-        return [cv2.resize(image, (image.shape[1] * factor, image.shape[0] * factor)) for image in grey]
+            return pictures
+        return [cv2.resize(image, (image.shape[1] * factor, image.shape[0] * factor)) for image in pictures]
 
     def __getstate__(self):
         return {**self.__dict__, "_dis": None}

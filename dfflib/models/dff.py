@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfflib.errors import DffError
+from dfflib.flow import FlowSource
 from dfflib.warp import warp
 
 
@@ -29,7 +30,7 @@ class DeepFeatureFlow(nn.Module):
     """
 
     def __init__(
-        self, feature_net: nn.Module, task_net: nn.Module, flow_source: nn.Module, padding_mode: str = "zeros"
+        self, feature_net: nn.Module, task_net: nn.Module, flow_source: FlowSource, padding_mode: str = "zeros"
     ):
         super().__init__()
         self.feature_net, self.task_net, self.flow_source = feature_net, task_net, flow_source
@@ -103,7 +104,7 @@ class DeepFeatureFlow(nn.Module):
         """Scores of N alone, without propagation: the paper's *Frame* baseline."""
         return self.predict(self.extract(images), images.shape[-2:])
 
-    def with_flow(self, flow_source: nn.Module) -> "DeepFeatureFlow":
+    def with_flow(self, flow_source: FlowSource) -> "DeepFeatureFlow":
         """The same networks (shared, not copied) with another flow source: every ablation in one line."""
         other = copy.copy(self)
         other._modules = {**self._modules, "flow_source": flow_source}

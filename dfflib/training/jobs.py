@@ -19,6 +19,7 @@ from tqdm import tqdm
 from dfflib import machine, paths, profiles
 from dfflib.data import catalogue
 from dfflib.errors import DffError
+from dfflib.run import Run
 from dfflib.stopping import PARENT, SAVE_SECONDS
 from dfflib.training import recipes, train
 
@@ -94,17 +95,16 @@ def workers(jobs: int = 0) -> tuple[int, int]:
 
 
 def train_all(
-    names: Iterable[str] = ("threshold", "shapes"), profile: str = "laptop", out_dir: str | os.PathLike = "", jobs: int = 0,
-    say: Callable[[str], None] = print, progress: bool = False,
+    run: Run, names: Iterable[str] = ("threshold", "shapes"), jobs: int = 0, say: Callable[[str], None] = print,
+    progress: bool = False,
 ) -> list[Job]:  # fmt: skip
     """Train what is not trained yet, side by side.
 
     Each stage writes a log, ``<run>/train/<name>.log``.
 
     Args:
+        run: sizes and lengths, and the folder; every recipe names its own seeds.
         names: recipes.
-        profile: sizes and lengths.
-        out_dir: run folder; empty means ``runs/<profile>``.
         jobs: stages at once; 0 chooses (`workers`).
         say: is given one line when a stage starts, and one when it is done.
         progress: show a bar over all steps, on stderr.
@@ -118,9 +118,10 @@ def train_all(
     """
     if jobs < 0:
         raise DffError(f"{jobs} stages cannot be trained at once: choose 1 or more, or 0 for a number that suits.")
-    folder, todo = paths.run_dir(profile, out_dir), {}
+    profile, todo = run.profile.name, {}
+    folder = paths.run_dir(profile, run.folder)
     for job, before in plan(names, profile).items():
-        if not _is_trained(job, profile, folder):
+        if not train.is_trained(run.with_seed(job.seed), job.stage, job.recipe):
             todo[job] = before
     count, threads = workers(jobs)
     with _Crew(profile, folder, threads, len(todo), say, progress) as crew:
@@ -141,10 +142,6 @@ def command(job: Job, profile: str, folder: Path) -> list[str]:
         *(sys.executable, "-m", "dfflib", "train", job.stage, "--profile", profile, "--seed", str(job.seed)),
         *("--recipe", job.recipe, "--out-dir", str(folder)),
     ]
-
-
-def _is_trained(job: Job, profile: str, folder: Path) -> bool:
-    return train.is_trained(job.stage, profile, job.seed, str(folder), job.recipe)
 
 
 class _Crew:

@@ -7,11 +7,14 @@ was never stopped. What it wrote before is replaced only by a complete new file.
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
-from dfflib import profiles
 from dfflib.errors import DffError
+from dfflib.models import checkpoints
+from dfflib.models.dff import DeepFeatureFlow
 from dfflib.paths import CHECKPOINTS, run_dir
+from dfflib.run import Run
 from dfflib.training import recipes
 from dfflib.training.recipes import checkpoint_name, seed_of
 from dfflib.training.stages import (
@@ -20,80 +23,85 @@ from dfflib.training.stages import (
 from dfflib.training.trainer import Settings, Trained, _Trainer
 
 
-def ensure(
-    stage: str, profile: str = "smoke", seed: int = 0, out_dir: str = "", progress: bool = True, recipe: str = "threshold"
-) -> Path:  # fmt: skip
+def ensure(run: Run, stage: str, recipe: str = "threshold", progress: bool = True) -> Path:
     """Checkpoint of a stage: this run's, trained if need be, or the shipped one.
 
     The shipped one serves where the profile starts from those; and for recipes that stand ``aside``, where this run has not
     trained one.
     """
-    chosen, recipe = profiles.get(profile), recipes.get(recipe).lender(stage)
-    shipped = CHECKPOINTS / checkpoint_name(stage, seed, recipe)
+    recipe = recipes.get(recipe).lender(stage)
+    shipped = CHECKPOINTS / checkpoint_name(stage, run.seed, recipe)
     if shipped.is_file():
-        if chosen.shipped:
+        if run.profile.shipped:
             return shipped
-        if recipes.get(recipe).aside and not is_trained(stage, profile, seed, out_dir, recipe):
+        if recipes.get(recipe).aside and not is_trained(run, stage, recipe):
             return shipped
-    return train_stage(stage, profile, seed, out_dir, progress=progress, recipe=recipe).checkpoint
+    return train_stage(run, stage, recipe, progress=progress).checkpoint
 
 
-def is_trained(stage: str, profile: str, seed: int = 0, out_dir: str = "", recipe: str = "threshold") -> bool:
+def load(run: Run, stages: Iterable[str], recipe: str = "threshold", progress: bool = True) -> DeepFeatureFlow:
+    """A model put together from the checkpoints of some stages (`ensure`): the first whole, of the others their parts."""
+    first, *others = (ensure(run, stage, recipe, progress) for stage in stages)
+    model = checkpoints.load_model(first)
+    for file in others:
+        checkpoints.load_into(model, file)
+    return model.eval()
+
+
+def is_trained(run: Run, stage: str, recipe: str = "threshold") -> bool:
     """Has this run trained a stage, and every stage that it starts from, with the settings of today?"""
-    chosen, cook, folder = profiles.get(profile), recipes.get(recipe), run_dir(profile, out_dir)
-    start = []
+    cook, start = recipes.get(recipe), []
     for name in cook.starts(stage):
         lender = cook.lender(name)
-        shipped = chosen.shipped and (CHECKPOINTS / checkpoint_name(name, seed, lender)).is_file()
-        if not shipped and not is_trained(name, profile, seed, out_dir, lender):
+        shipped = run.profile.shipped and (CHECKPOINTS / checkpoint_name(name, run.seed, lender)).is_file()
+        if not shipped and not is_trained(run, name, lender):
             return False
-        start.append(ensure(name, profile, seed, out_dir, recipe=lender))
-    return _trainer(
-        stage, chosen, seed_of(stage, seed), folder, chosen.steps_of(recipe, stage), start, recipe
-    ).is_finished()
+        start.append(ensure(run, name, lender))
+    return _trainer(run, stage, recipe, run.profile.steps_of(recipe, stage), start).is_finished()
 
 
 def train_stage(
-    stage: str, profile: str = "smoke", seed: int = 0, out_dir: str = "", steps: int | None = None,
-    fresh: bool = False, progress: bool = True, recipe: str = "threshold",
-) -> Trained:  # fmt: skip
+    run: Run,
+    stage: str,
+    recipe: str = "threshold",
+    steps: int | None = None,
+    fresh: bool = False,
+    progress: bool = True,
+) -> Trained:
     """Train one stage, after the stages that it starts from; continue where an interrupted run of the same settings stopped.
 
     Args:
+        run: its profile, the seed of initialisation and batches, and the folder for the result.
         stage: one of ``STAGES``.
-        profile: sizes and lengths, see ``dfflib.profiles``.
-        seed: initialisation and batches.
-        out_dir: run folder; empty means ``runs/<profile>``.
+        recipe: data and model, see ``dfflib.training.recipes``.
         steps: instead of the profile's.
         fresh: forget where an earlier run of the same settings stopped, and train again what is finished.
         progress: show a bar.
-        recipe: data and model, see ``dfflib.training.recipes``.
 
     Returns:
         The checkpoint ``<run>/checkpoints/<stage>_s<seed>.safetensors`` and the log beside it (``.csv``). A result of an
         earlier run stands there until the new one is whole.
 
     Raises:
-        DffError: unknown stage, profile or recipe, bad number of steps, the loss is no longer a number, another process is
-            training this stage, or a longer run's result would be replaced without ``fresh``.
+        DffError: unknown stage or recipe, a folder that cannot be written to, bad number of steps, the loss is no longer a
+            number, another process is training this stage, or a longer run's result would be replaced without ``fresh``.
     """
     if stage not in STAGES:
         raise DffError(f"there is no training stage {stage!r}: choose one of {', '.join(STAGES)}.")
-    chosen, cook = profiles.get(profile), recipes.get(recipe)
-    folder = run_dir(profile, out_dir)
-    steps = chosen.steps_of(recipe, stage) if steps is None else steps
+    cook = recipes.get(recipe)
+    run_dir(run.profile.name, run.folder)
+    steps = run.profile.steps_of(recipe, stage) if steps is None else steps
     if steps < 1:
         raise DffError(f"{steps} training steps were asked for: choose 1 or more.")
-    start = [ensure(name, profile, seed_of(stage, seed), out_dir, progress, recipe) for name in cook.starts(stage)]
-    return _trainer(stage, chosen, seed_of(stage, seed), folder, steps, start, recipe, fresh).run(progress)
+    same = run.with_seed(seed_of(stage, run.seed))
+    start = [ensure(same, name, recipe, progress) for name in cook.starts(stage)]
+    return _trainer(run, stage, recipe, steps, start, fresh).run(progress)
 
 
-def _trainer(
-    stage: str, profile: profiles.Profile, seed: int, folder: Path, steps: int, start: list[Path], recipe: str,
-    fresh: bool = False,
-) -> "_Trainer":  # fmt: skip
+def _trainer(run: Run, stage: str, recipe: str, steps: int, start: list[Path], fresh: bool = False) -> _Trainer:
+    profile, seed = run.profile, seed_of(stage, run.seed)
     digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in start)
     settings = Settings(
         stage, seed, steps, profile.batch, profile.crop, profile.short_side, profile.max_interval, digests, recipe
     )
-    return _Trainer(settings, profile, folder, start, fresh)
+    return _Trainer(settings, profile, run.folder, start, fresh)

@@ -1,8 +1,7 @@
-"""Pictures: figures in one style, flow and labels as colours."""
+"""Pictures: figures in one style, flow and labels as colours, results as plots."""
 
-from dfflib.viz.colours import colour_labels, flow_to_rgb, overlay
+from dfflib.viz.colours import COLOURS, METHODS, colour_labels, flow_to_rgb, overlay
 from dfflib.viz.figures import (
-    COLOURS,
     STATIONS,
     STYLE,
     draw_arrows,
@@ -13,26 +12,43 @@ from dfflib.viz.figures import (
     save,
     show,
     stations,
+    system,
     to_png,
     use_style,
     write_gif,
 )
+from dfflib.viz.plots import (
+    accuracy_against_speed,
+    bars,
+    by_offset,
+    curves,
+    learning_curves,
+    quantiles,
+)
 
 __all__ = [
     "COLOURS",
+    "METHODS",
     "STATIONS",
     "STYLE",
+    "accuracy_against_speed",
+    "bars",
+    "by_offset",
     "colour_labels",
+    "curves",
     "draw_arrows",
     "flow_key",
     "flow_to_rgb",
     "image_tag",
+    "learning_curves",
     "maps",
     "overlay",
     "pca_rgb",
+    "quantiles",
     "save",
     "show",
     "stations",
+    "system",
     "to_png",
     "use_style",
     "write_gif",

@@ -1,4 +1,4 @@
-"""Labels as colours, laid over the frames that they belong to: for figures and for overlay videos alike."""
+"""Colours: of methods in plots, of labels laid over frames (in figures and overlay videos alike), and of flow."""
 
 import cv2
 import flowiz
@@ -8,6 +8,32 @@ from torch import Tensor
 
 from dfflib.data.clips import IGNORE
 from dfflib.warp import known
+
+COLOURS = {
+    "grey": "#444444", "blue": "#2a6f97", "light blue": "#8ab6d6", "green": "#6a994e", "light green": "#a7c957",
+    "orange": "#d1603d", "purple": "#9c6ade", "teal": "#2a9d8f", "pale": "#b8b8b8",
+}  # fmt: skip
+
+METHODS = {
+    "Frame": ("grey", "o-"), "copy": ("orange", "o-"), "DFF": ("blue", "o-"), "DFF, S = 1": ("blue", "o--"),
+    "S alone": ("light blue", "o:"), "separate": ("light blue", "o-"), "pre-trained flow": ("light blue", "o-"),
+    "fix N": ("teal", "o-"), "detached": ("teal", "o-"), "detached, S = 1": ("teal", "o--"), "DIS": ("green", "o-"),
+    "DIS, chained": ("light green", "o-"), "SFF slow": ("green", "o-"), "DIS + N": ("green", "o--"), "network": ("blue", "o-"),
+    "exact": ("purple", "o:"), "exact, occlusion known": ("purple", "o--"), "DFF in the paper, Cityscapes": ("grey", "--"),
+    "average": ("blue", "o-"), "last offset": ("orange", "s--"), "eq. 7": ("blue", "-"), "Cityscapes": ("orange", "o"),
+    "ImageNet VID": ("green", "o"), "full run": ("blue", "-"), "this run": ("orange", "-"), "all pixels": ("pale", "-"),
+    "feature network": ("grey", "-"), "flow network": ("blue", "-"), "warp and task": ("orange", "-"),
+    "carphone": ("blue", "-"), "bikes": ("orange", "-"), "bigbuckbunny": ("green", "-"),
+}  # fmt: skip
+"""Name of a method, or of another curve or bar -> its colour, and marker and line as matplotlib writes them."""
+
+
+def look(name: str, n: int = 0) -> tuple[str, str]:
+    """Colour and line of a method; of the ``n``-th curve of a figure if the name is none of `METHODS`."""
+    another = ("blue", "light blue", "green")[n % 3], ("o-", "s:", "^--")[n // 3 % 3]
+    colour, line = METHODS.get(name, another)
+    return COLOURS[colour], line
+
 
 CLASS_COLOURS = np.array(
     [(40, 44, 52), (240, 180, 41), (42, 111, 151), (209, 96, 61), (106, 153, 78), (156, 106, 222), (86, 180, 200),

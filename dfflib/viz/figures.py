@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from html import escape
 from pathlib import Path
 
@@ -9,15 +10,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from dfflib.paths import write_atomically
-from dfflib.viz.colours import flow_to_rgb, to_image
+from dfflib.viz.colours import COLOURS, flow_to_rgb, to_image
 from dfflib.warp import known
-
-COLOURS = {"Frame": "#444444", "copy": "#d1603d", "DFF": "#2a6f97", "DIS": "#6a994e", "exact": "#9c6ade"}
-"""One colour per method, in every figure (colour-blind safe against each other in lightness too)."""
 
 STYLE = {
     "figure.dpi": 110, "savefig.dpi": 110, "font.size": 10, "axes.titlesize": 10, "axes.spines.top": False,
@@ -28,10 +27,10 @@ STYLE = {
 
 def use_style() -> None:
     """Apply the workbook's matplotlib style."""
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
 
 
-def save(fig: plt.Figure, name: str, folder: str | Path) -> Path:
+def save(fig: Figure, name: str, folder: str | os.PathLike) -> Path:
     """Write a figure to ``folder/figures/name.png`` (atomically) and return the path."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", bbox_inches="tight", facecolor="white", metadata={"Software": None})
@@ -49,7 +48,7 @@ def to_png(frame: Tensor | np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def show(images, titles=(), columns: int | None = None, width: float = 11.0, caption: str = "") -> plt.Figure:
+def show(images, titles=(), columns: int | None = None, width: float = 11.0, caption: str = "") -> Figure:
     """Pictures side by side, without axes.
 
     Args:
@@ -82,7 +81,7 @@ def show(images, titles=(), columns: int | None = None, width: float = 11.0, cap
         left=0, right=1, bottom=0.02, top=1 - title_room / fig.get_figheight(), wspace=0.03, hspace=0.15
     )
     if caption:
-        fig.text(0.5, -0.01, caption, ha="center", va="top", fontsize=9, color="#444444", wrap=True)
+        fig.text(0.5, -0.01, caption, ha="center", va="top", fontsize=9, color=COLOURS["grey"], wrap=True)
     return fig
 
 
@@ -101,7 +100,7 @@ def draw_arrows(axis: plt.Axes, frame: Tensor, flow: Tensor, step: int = 16) -> 
     flow = torch.where(known(flow), flow, torch.nan)  # which gets no arrow
     y, x = np.mgrid[step // 2 : flow.shape[1] : step, step // 2 : flow.shape[2] : step]
     axis.quiver(
-        x, y, flow[0, y, x], flow[1, y, x], color="#ffd166", angles="xy", scale_units="xy", scale=1, width=0.004,
+        x, y, flow[0, y, x], flow[1, y, x], color="gold", angles="xy", scale_units="xy", scale=1, width=0.004,
         headwidth=4, edgecolor="black", linewidth=0.3,
     )  # fmt: skip
 
@@ -113,7 +112,7 @@ STATIONS = {
 """What happens to a frame, in order, each with its colour in `stations`."""
 
 
-def stations(rows: dict[str, dict[str, float]], width: float = 9.0) -> plt.Figure:
+def stations(rows: dict[str, dict[str, float]], width: float = 9.0) -> Figure:
     """Where the time of a frame goes: a bar for each kind of frame, a piece for each station.
 
     Args:
@@ -133,6 +132,29 @@ def stations(rows: dict[str, dict[str, float]], width: float = 9.0) -> plt.Figur
     axis.set(xlabel="median time (ms)")
     axis.grid(axis="y", visible=False)
     axis.legend(ncols=len(STATIONS), fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    return fig
+
+
+def system() -> Figure:
+    """Figure 2 of the paper in boxes: the way of a key frame above, that of every other frame below."""
+    fig, axis = plt.subplots(figsize=(11, 2.8))
+    rows = (
+        (1.0, ("key frame", "$N_{feat}$  (heavy)", "features", "$N_{task}$", "labels"), ("", "grey", "", "", "")),
+        (0.0, ("current frame", "F  (light)", "warp W", "$N_{task}$", "labels"), ("", "blue", "orange", "", "")),
+    )
+    for y, names, colours in rows:
+        for x, (name, colour) in enumerate(zip(names, colours, strict=True)):
+            box = dict(boxstyle="round,pad=1", facecolor=COLOURS.get(colour, "whitesmoke"), edgecolor="black")
+            ink = "white" if colour else "black"
+            axis.annotate(name, (x, y), ha="center", va="center", color=ink, bbox=box, zorder=2)
+            if x:
+                axis.annotate(
+                    "", (x, y), (x - 1, y), arrowprops=dict(arrowstyle="-|>", shrinkA=50, shrinkB=50), zorder=1
+                )
+    for start, end in (((2, 1), (2, 0)), ((0, 1), (1, 0))):
+        axis.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", shrinkA=22, shrinkB=28), zorder=1)
+    axis.set(xlim=(-0.5, 4.5), ylim=(-0.4, 1.4))
+    axis.set_axis_off()
     return fig
 
 
@@ -196,7 +218,7 @@ def image_tag(path: str | Path) -> str:
 
 
 def maps(values, titles=(), unit: str = "", limit: float | None = None, columns: int | None = None, width: float = 11.0,
-         caption: str = "", cmap: str = "magma") -> plt.Figure:  # fmt: skip
+         caption: str = "", cmap: str = "magma") -> Figure:  # fmt: skip
     """Scalar maps side by side in one colour code, with its scale at the right.
 
     Args:

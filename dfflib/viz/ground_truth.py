@@ -64,9 +64,8 @@ def enlarge(picture: np.ndarray, scale: int) -> np.ndarray:
 def tint(frame: Tensor, occluded: Tensor, out_of_view: Tensor) -> np.ndarray:
     """A grey frame with occluded pixels in orange and pixels that come from outside the picture in blue."""
     grey = to_image(frame).mean(-1, keepdims=True).repeat(3, -1)
-    for hidden, colour in ((occluded & ~out_of_view, OCCLUDED), (out_of_view, OUT_OF_VIEW)):
-        hidden = hidden.numpy()[..., None]
-        grey = np.where(hidden, 0.25 * grey + 0.75 * np.array(colour), grey)
+    for places, colour in ((occluded & ~out_of_view, OCCLUDED), (out_of_view, OUT_OF_VIEW)):
+        grey = np.where(places.numpy()[..., None], 0.25 * grey + 0.75 * np.array(colour), grey)
     return grey.astype(np.uint8)
 
 
@@ -95,7 +94,7 @@ def draw_tracks(clip: Clip, i: int, k: int, scale: int = 3, spacing: int = 10) -
     step = 1 if k > i else -1
     places = ((tracks.points + 0.5) * scale).round().int().numpy()
     for now, after in zip(range(i, k, step), range(i + step, k + step, step)):
-        for p in np.flatnonzero((tracks.visible[now] & tracks.visible[after]).numpy()):
+        for p in np.flatnonzero((tracks.visible[now] & tracks.visible[after]).numpy()).tolist():
             colour = tuple(int(c) for c in CLASS_COLOURS[1 + tracks.instances[p].item() % (len(CLASS_COLOURS) - 1)])
             cv2.line(picture, places[now, p].tolist(), places[after, p].tolist(), colour, 1, cv2.LINE_AA)
     for p, place in enumerate(places[i]):

@@ -16,6 +16,7 @@ from dfflib import profiles
 from dfflib.errors import DffError
 from dfflib.models import checkpoints
 from dfflib.results import LOG, read_results, read_table
+from dfflib.run import Run
 from dfflib.training import recipes, train
 from dfflib.workbook.reproduce import digest_of, finished
 
@@ -166,6 +167,6 @@ def check_checkpoint(path: Path, stage: str, seed: int, recipe: str, profile: pr
     log = read_table(path.with_suffix(".csv"), LOG, "no training log", f"train it with `{command}`")
     if not len(log) or log["step"].iloc[-1] != steps or not log["step"].is_monotonic_increasing:
         raise DffError(f"{path.with_suffix('.csv')} is not the log of {steps} steps: train it with `{command}`.")
-    if not train.is_trained(stage, profile.name, seed, str(run), recipe):
+    if not train.is_trained(Run(profile, seed, run), stage, recipe):
         raise refusal("it was trained with other settings than today's, or from other checkpoints than those beside it")
     checkpoints.load_model(path)

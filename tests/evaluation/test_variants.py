@@ -15,6 +15,7 @@ from dfflib.flow import ExactFlow, ZeroFlow
 from dfflib.models.dff import DeepFeatureFlow
 from dfflib.profiles import Profile
 from dfflib.results import COLUMNS
+from dfflib.run import Run
 from dfflib.training import recipes, trainer
 from dfflib.training.stages import STAGES
 
@@ -34,12 +35,17 @@ def tiny(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("study"))
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("variants")
+
+
+@pytest.fixture
+def trained(folder) -> Run:
+    return Run.of("tiny", 0, folder)
 
 
 def test_every_variant_is_measured_at_every_offset(trained):
-    table = variants.compare("tiny", 0, trained, interval=4)
+    table = variants.compare(trained, interval=4)
     assert list(table.columns) == COLUMNS and set(table["method"]) == set(variants.VARIANTS)
     miou = table[table["metric"] == "miou"].pivot(index="method", columns="offset", values="value")
     assert miou.shape == (len(variants.VARIANTS), 4) and miou.notna().all().all()
@@ -53,16 +59,16 @@ def test_variations_are_named_as_asked(trained, monkeypatch):
         small = {**recipes.get(name).model, "channels": 8, "flow_width": 0.25}
         monkeypatch.setitem(recipes.RECIPES, name, replace(recipes.get(name), model=small))
     names = {"DFF": "shapes", "DFF, S = 1": "shapes_no_scale", "split": "shapes_split_2"}
-    table = variants.variations(names, "tiny", 0, trained, interval=3)
+    table = variants.variations(trained, names, interval=3)
     found = table[table["metric"] == "miou"].pivot(index="method", columns="offset", values="value")
     assert set(found.index) == set(names) and found.shape == (3, 3)
-    whole = variants.compare("tiny", 0, trained, ["DFF"], 3)
+    whole = variants.compare(trained, ["DFF"], 3)
     whole = whole[(whole["metric"] == "miou") & (whole["method"] == "DFF")].set_index("offset")["value"]
     assert found.loc["DFF"].tolist() == pytest.approx(whole.tolist(), abs=1e-6)
 
 
 def test_errors_of_flow_are_those_of_known_fields(trained):
-    table = variants.flow_errors("tiny", 0, trained, offsets=(1, 3), stages=("flow_pretrain", "joint"))
+    table = variants.flow_errors(trained, offsets=(1, 3), stages=("flow_pretrain", "joint"))
     assert list(table.columns) == COLUMNS
     found = table.pivot_table(index=["method", "metric"], columns="offset", values="value")
     for offset in (1, 3):
@@ -73,11 +79,9 @@ def test_errors_of_flow_are_those_of_known_fields(trained):
 
 
 def test_three_ways_to_warp_are_one_at_short_distance(trained):
-    table = variants.ways_to_warp("tiny", 0, trained, interval=4).pivot(
-        index="method", columns="offset", values="value"
-    )
+    table = variants.ways_to_warp(trained, interval=4).pivot(index="method", columns="offset", values="value")
     assert table.shape == (3, 4) and table[0].nunique() == 1 and table[1].nunique() == 1, "one step is one flow"
-    frame = variants.compare("tiny", 0, trained, ["Frame", "separate"], 4)
+    frame = variants.compare(trained, ["Frame", "separate"], 4)
     separate = frame[(frame["method"] == "separate") & (frame["metric"] == "miou")].set_index("offset")["value"]
     assert table.loc["direct"].tolist() == pytest.approx(separate.tolist(), abs=0.2)
 
@@ -123,6 +127,6 @@ def test_exact_flow_is_better_than_copying_in_an_oracle_world():
 
 def test_unknown_variants_and_counts_are_refused():
     with pytest.raises(DffError, match="no variant 'magic': choose from Frame, SFF fast"):
-        variants.compare("tiny", variants=["magic"])
+        variants.compare(Run.of(), ["magic"])
     with pytest.raises(DffError, match="0 clips were asked for"):
         variants.test_clips(0, 5)

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from dfflib import cli, paths
 from dfflib.errors import DffError
+from dfflib.run import Run
 from dfflib.training import jobs as train_all
 from dfflib.training import recipes, train, trainer
 from dfflib.training.jobs import Job
@@ -74,7 +75,7 @@ def test_plan_knows_what_is_borrowed():
 
 def test_stages_wait_for_what_they_start_from_and_share_the_machine(tmp_path, stub):
     lines = []
-    done = train_all.train_all(["threshold"], "laptop", tmp_path / "run", jobs=2, say=lines.append)
+    done = train_all.train_all(Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=2, say=lines.append)
     plan, when = train_all.plan(["threshold"], "laptop"), spans(tmp_path)
     assert set(done) == set(plan) and len(when) == len(plan) == 10
     for job, before in plan.items():
@@ -87,7 +88,7 @@ def test_stages_wait_for_what_they_start_from_and_share_the_machine(tmp_path, st
 def test_a_stage_that_fails_stops_the_others_and_is_named(tmp_path, stub):
     stub["keyframe_s0"], stub["flow_pretrain_s0"] = (0.3, 2), (30, 0)
     with pytest.raises(DffError, match=r"training keyframe_s0 failed: the disk is full.*keyframe_s0\.log"):
-        train_all.train_all(["threshold"], "laptop", tmp_path / "run", jobs=2, say=lambda line: None)
+        train_all.train_all(Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=2, say=lambda line: None)
     assert (tmp_path / "flow_pretrain_s0.saved").is_file(), "the other one was asked to save, and waited for"
 
 
@@ -104,18 +105,20 @@ def interrupted(tmp_path, stub):
     stub["keyframe_s0"] = stub["flow_pretrain_s0"] = (30, 0)
     threading.Timer(1.5, signal.raise_signal, (signal.SIGINT,)).start()
     with pytest.raises(KeyboardInterrupt, match="the same command continues"):
-        train_all.train_all(["threshold"], "laptop", tmp_path / "run", jobs=2, say=lambda line: None)
+        train_all.train_all(Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=2, say=lambda line: None)
     assert {path.stem for path in tmp_path.glob("*.saved")} == {"flow_pretrain_s0", "keyframe_s0"}
 
 
 def test_what_is_trained_is_left_alone(tmp_path, stub, monkeypatch):
-    monkeypatch.setattr(train, "is_trained", lambda stage, *_: stage != "joint")
-    done = train_all.train_all(["threshold"], "laptop", tmp_path / "run", jobs=3, say=lambda line: None)
+    monkeypatch.setattr(train, "is_trained", lambda run, stage, *_: stage != "joint")
+    done = train_all.train_all(Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=3, say=lambda line: None)
     assert {job.name for job in done} == {"joint_s0", "joint_s1", "joint_s2"}
 
 
 def test_bar_reads_the_logs(tmp_path, stub, capsys):
-    train_all.train_all(["threshold"], "laptop", tmp_path / "run", jobs=4, say=lambda line: None, progress=True)
+    train_all.train_all(
+        Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=4, say=lambda line: None, progress=True
+    )
     assert " steps" in capsys.readouterr().err
 
 
@@ -128,18 +131,20 @@ def test_a_real_stage_is_trained_by_its_own_command(tmp_path):
 
 
 def test_is_trained_wants_the_settings_of_today_and_every_stage_before(tmp_path):
-    assert not train.is_trained("keyframe", "smoke", 0, str(tmp_path))
-    train.train_stage("keyframe", "smoke", 0, str(tmp_path), steps=2, progress=False)
-    assert not train.is_trained("keyframe", "smoke", 0, str(tmp_path)), "two steps are not the profile's"
-    assert not train.is_trained("joint", "laptop", 0, str(tmp_path))
+    run = Run.of("smoke", 0, tmp_path)
+    assert not train.is_trained(run, "keyframe")
+    train.train_stage(run, "keyframe", steps=2, progress=False)
+    assert not train.is_trained(run, "keyframe"), "two steps are not the profile's"
+    assert not train.is_trained(Run.of("laptop", 0, tmp_path), "joint")
 
 
 def test_recipes_that_stand_aside_are_taken_as_shipped_until_they_are_trained(tmp_path, monkeypatch):
     shipped = paths.CHECKPOINTS / "shapes_split_2_joint_s0.safetensors"
-    assert train.ensure("joint", "laptop", 0, str(tmp_path), recipe="shapes_split_2") == shipped
+    run = Run.of("laptop", 0, tmp_path)
+    assert train.ensure(run, "joint", "shapes_split_2") == shipped
     monkeypatch.setattr(train, "is_trained", lambda *_: True)
     monkeypatch.setattr(train, "train_stage", lambda *_, **__: trainer.Trained(tmp_path / "mine", None, ""))
-    assert train.ensure("joint", "laptop", 0, str(tmp_path), recipe="shapes_split_2") == tmp_path / "mine"
+    assert train.ensure(run, "joint", "shapes_split_2") == tmp_path / "mine"
 
 
 def test_workers_share_the_cores():
@@ -155,9 +160,9 @@ def test_command_line_names_what_it_did(tmp_path, monkeypatch):
         cli.main, ["train-all", "shapes", "--jobs", "3", "--profile", "laptop", "--out-dir", str(tmp_path)]
     )
     assert result.exit_code == 0 and "1 stages trained" in result.output
-    assert seen[0][:4] == (("shapes",), "laptop", str(tmp_path), 3)
+    assert seen[0][:3] == (Run.of("laptop", 0, tmp_path), ("shapes",), 3)
 
 
 def test_negative_jobs_are_refused(tmp_path):
     with pytest.raises(DffError, match="-1 stages"):
-        train_all.train_all(["threshold"], "laptop", tmp_path, jobs=-1)
+        train_all.train_all(Run.of("laptop", out_dir=tmp_path), ["threshold"], jobs=-1)

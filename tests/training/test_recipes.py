@@ -11,6 +11,7 @@ from dfflib.errors import DffError
 from dfflib.models import checkpoints
 from dfflib.models.build import build
 from dfflib.profiles import Profile
+from dfflib.run import Run
 from dfflib.training import recipes, train, trainer
 from dfflib.training.stages import PARTS, STAGES, for_stage
 from tests.data.test_optical_flow import chairs, sintel
@@ -29,7 +30,7 @@ def tiny(monkeypatch):
 
 
 def go(stage, folder, **options):
-    return train.train_stage(stage, "tiny", out_dir=str(folder), progress=False, recipe="shapes", **options)
+    return train.train_stage(Run.of("tiny", 0, folder), stage, "shapes", progress=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_every_stage_trains_on_shapes_and_learns_its_parts(trained, stage):
     assert now and all(name.startswith(PARTS.get(stage, ("",))) for name in now)
     before = {}
     for start in recipes.get("shapes").starts(stage):
-        before |= checkpoints.load_weights(train.ensure(start, "tiny", 0, str(trained), recipe="shapes"))
+        before |= checkpoints.load_weights(train.ensure(Run.of("tiny", 0, trained), start, "shapes"))
     changed = {name for name in now if name in before and not torch.equal(now[name], before[name])}
     frozen = {"flow_detached": ("feature_net.", "task_net."), "fix_flow": ("flow_source.",)}.get(stage, ("none",))
     assert not any(name.startswith(frozen) for name in changed)
@@ -94,7 +95,7 @@ def test_variations_borrow_what_they_can_and_train_jointly(trained, monkeypatch,
             narrow = small if each.name == name else {**each.model, **{k: small[k] for k in ("flow_width",)}}
             narrow["channels"] = 4 if "small" in each.name else 8
             monkeypatch.setitem(recipes.RECIPES, each.name, replace(each, model=narrow))
-    done = train.train_stage("joint", "tiny", out_dir=str(trained), progress=False, recipe=name)
+    done = train.train_stage(Run.of("tiny", 0, trained), "joint", name, progress=False)
     assert done.checkpoint.name == f"{name}_joint_s0.safetensors"
     config = checkpoints.describe(done.checkpoint)[0]
     assert config == small
@@ -124,7 +125,7 @@ def test_camvid_trains_key_frames_and_holds_a_tenth_back(tmp_path, monkeypatch):
     assert not set(parts["train"].frames) & set(parts["val"].frames)
     batch = parts["train"].batch(3, 0, 0)
     assert batch.is_key.all() and batch.labels.shape == (3, 32, 48)
-    done = train.train_stage("keyframe", "tiny", out_dir=str(tmp_path / "run"), progress=False, recipe="camvid")
+    done = train.train_stage(Run.of("tiny", 0, tmp_path / "run"), "keyframe", "camvid", progress=False)
     assert done.checkpoint.name == "camvid_keyframe_s0.safetensors"
     assert "CamVid" in checkpoints.describe(done.checkpoint)[1]["data"]
 

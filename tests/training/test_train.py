@@ -23,6 +23,7 @@ from dfflib.models import checkpoints
 from dfflib.models.build import build
 from dfflib.paths import ROOT
 from dfflib.profiles import Profile
+from dfflib.run import Run
 from dfflib.training import recipes, stages, train, trainer
 
 SMALL = dict(num_classes=2, channels=8, flow_width=0.03)
@@ -60,7 +61,7 @@ def use_model(monkeypatch, model: dict) -> None:
 
 
 def go(stage, folder, **options):
-    return train.train_stage(stage, "tiny", out_dir=str(folder), progress=False, **options)
+    return train.train_stage(Run.of("tiny", options.pop("seed", 0), folder), stage, progress=False, **options)
 
 
 def weights(trained):
@@ -413,8 +414,8 @@ def test_a_disk_that_is_full_leaves_the_last_state(tmp_path, monkeypatch):
 
 def test_bad_names_and_numbers(tmp_path):
     for call, said in (
-        (lambda: train.train_stage("flow", "tiny", out_dir=str(tmp_path)), "stage 'flow'"),
-        (lambda: train.train_stage("joint", "huge", out_dir=str(tmp_path)), "profile 'huge'"),
+        (lambda: go("flow", tmp_path), "stage 'flow'"),
+        (lambda: Run.of("huge", 0, tmp_path), "profile 'huge'"),
         (lambda: go("keyframe", tmp_path, steps=0), "0 training steps"),
     ):
         with pytest.raises(DffError, match=said):
@@ -438,11 +439,12 @@ def test_ensure_prefers_the_shipped_checkpoint_where_the_profile_says_so(tmp_pat
     shipped = tmp_path / "shipped"
     monkeypatch.setattr(train, "CHECKPOINTS", shipped)
     file = checkpoints.save_checkpoint(shipped / "keyframe_s0.safetensors", build(**SMALL), SMALL)
-    own = train.ensure("keyframe", "tiny", 0, str(tmp_path / "run"), progress=False)
+    own = train.ensure(Run.of("tiny", 0, tmp_path / "run"), "keyframe", progress=False)
     assert own.parent == tmp_path / "run" / "checkpoints"
     monkeypatch.setitem(profiles.PROFILES, "tiny", tiny_profile(shipped=True))
-    assert train.ensure("keyframe", "tiny", 0, str(tmp_path / "run"), progress=False) == file
-    assert train.ensure("keyframe", "tiny", 1, str(tmp_path / "run"), progress=False).name == "keyframe_s1.safetensors"
+    run = Run.of("tiny", 0, tmp_path / "run")
+    assert train.ensure(run, "keyframe", progress=False) == file
+    assert train.ensure(run.with_seed(1), "keyframe", progress=False).name == "keyframe_s1.safetensors"
 
 
 def test_loss_goes_down(tmp_path, monkeypatch):

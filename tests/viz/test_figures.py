@@ -211,7 +211,6 @@ def test_maps_of_nothing_but_zeros():
     assert fig.axes[0].images[0].get_clim() == (0, 1.0)
 
 
-def test_style_and_palette():
+def test_style():
     viz.use_style()
     assert plt.rcParams["image.interpolation"] == "nearest"
-    assert len(set(viz.COLOURS.values())) == len(viz.COLOURS) and {"Frame", "copy", "DFF"} <= set(viz.COLOURS)

@@ -16,6 +16,7 @@ import pytest
 from dfflib import paths
 from dfflib.errors import DffError
 from dfflib.locks import lock_run
+from dfflib.run import Run
 from dfflib.workbook import pages
 from dfflib.workbook.notebooks import convert, find_notebooks, select
 from dfflib.workbook.reproduce import reproduce
@@ -383,7 +384,7 @@ def trained_first(monkeypatch):
     from dfflib.training import jobs
 
     calls = []
-    monkeypatch.setattr(jobs, "train_all", lambda **arguments: calls.append(arguments))
+    monkeypatch.setattr(jobs, "train_all", lambda run, **arguments: calls.append((run, arguments)))
     return calls
 
 
@@ -392,8 +393,7 @@ def test_a_profile_that_starts_from_nothing_trains_side_by_side_first(tmp_path, 
     for _ in range(2):
         reproduce("laptop", out_dir=tmp_path / "run", notebooks=tmp_path, jobs=3, progress=False)
     assert len(trained_first) == 1, "the second run has nothing to do"
-    assert trained_first[0]["jobs"] == 3 and trained_first[0]["profile"] == "laptop"
-    assert trained_first[0]["out_dir"] == (tmp_path / "run").resolve()
+    assert trained_first[0][0] == Run.of("laptop", out_dir=tmp_path / "run") and trained_first[0][1]["jobs"] == 3
 
 
 @pytest.mark.parametrize(
