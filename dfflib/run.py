@@ -55,11 +55,13 @@ class Run:
         Args:
             table: has ``metric, value, unit``, and what else is known; columns that results do not have are dropped.
             name: of the file, without suffix.
-            columns: the same value for every row, in place of the table's own: ``dataset``, ``interval`` and so on. Where
-                neither says them, ``experiment`` is ``name``, and seed, device and version are those of the run.
+            columns: the same value for every row, in place of the table's own: ``dataset``, ``interval`` and so on. Rows that
+                do not say otherwise are of the experiment ``name``, and of this run's seed, device and version.
         """
         known: dict[str, str | float] = dict(
             experiment=name, seed=self.seed, device=machine.describe_device(), version=__version__
         )
-        own = {key: value for key, value in known.items() if key not in table}
-        return write_results(table.assign(**own | columns), name, self.folder)
+        rows = table.assign(
+            **{key: table[key].fillna(value) if key in table else value for key, value in known.items()}
+        )
+        return write_results(rows.assign(**columns), name, self.folder)

@@ -33,5 +33,7 @@ def test_results_are_filled_in_and_what_is_said_replaces_what_the_table_says(tmp
     row = pd.read_csv(path).iloc[0]
     assert list(row.index) == COLUMNS and row["version"] and row["device"]
     assert (row["experiment"], row["dataset"], row["interval"], row["seed"]) == ("01_mine", "a", 5, 7)
+    two = pd.read_csv(run.write(pd.concat([table, table.assign(seed=1, experiment="x")]), "01_mine"))
+    assert two["seed"].tolist() == [7, 1] and two["experiment"].tolist() == ["01_mine", "x"]
     again = pd.read_csv(run.write(table.assign(seed=1, experiment="x"), "01_mine", dataset="b", experiment="y")).iloc[0]
     assert (again["experiment"], again["dataset"], again["seed"]) == ("y", "b", 1)

@@ -155,6 +155,8 @@ def bars(table: pd.DataFrame | pd.Series, xlabel: str, log: bool = False, text: 
             axis.bar_label(drawn, fmt=text, padding=4)
     axis.set_yticks(range(len(table)), [str(name) for name in table.index])
     axis.set(xlabel=xlabel, xscale="log" if log else "linear")
+    if not log:
+        axis.axvline(0, color=COLOURS["grey"], linewidth=0.8)
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     if len(table.columns) > 1:
