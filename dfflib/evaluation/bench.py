@@ -53,7 +53,7 @@ def model(flow: str, feature_net: str = "resnet101") -> DeepFeatureFlow:
     """ResNet-101 with one of `FLOWS`, for 19 classes, not trained and ready to run on the CPU."""
     torch.manual_seed(0)
     if flow in TABLE2_FLOWS:
-        return build(feature_net=feature_net, num_classes=CLASSES, **TABLE2_FLOWS[flow]).eval()
+        return build({"num_classes": CLASSES}, {"name": feature_net}, TABLE2_FLOWS[flow]).eval()
     return model("FlowNet Half", feature_net).with_flow(flow_source("dis-half"))
 
 

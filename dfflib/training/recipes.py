@@ -34,7 +34,7 @@ class Recipe:
     Attributes:
         name: of the recipe.
         about: the data, in a few words, for the header of checkpoints.
-        model: arguments of ``dff.build``.
+        model: arguments of `dfflib.models.build.build`.
         joint_starts: stages that ``joint`` starts from.
         batches: ``batches(stage, part, profile)`` gives an object with ``batch(size, seed, step) -> Batch``.
         workers: rendering is slow enough to be worth processes of its own.
@@ -113,48 +113,50 @@ def _camvid_batches(stage: str, part: str, profile: Profile):
     return pairs
 
 
+_CORRELATION = dict(name="correlation", width=0.75)
 RECIPES = {
     "threshold": Recipe(
         "threshold", "intensity threshold on the train parts of carphone, bikes and bigbuckbunny",
-        dict(num_classes=2), ("keyframe", "flow_detached"), _threshold_batches,
+        dict(task=dict(num_classes=2)), ("keyframe", "flow_detached"), _threshold_batches,
         seeds=dict(keyframe=(0,), flow_pretrain=(0,), flow_detached=(0,), joint=SEEDS),
     ),
     "shapes": Recipe(
         "shapes", "Shapes world, medium level, 128x128, seeds of the train part",
-        dict(num_classes=len(CLASS_NAMES), flow_net="correlation", flow_width=0.75), ("keyframe", "flow_pretrain"),
+        dict(task=dict(num_classes=len(CLASS_NAMES)), flow=_CORRELATION), ("keyframe", "flow_pretrain"),
         _shapes_batches, workers=True,
         seeds=dict(flow_pretrain=(0,), keyframe=SEEDS, flow_detached=SEEDS, joint=SEEDS, fix_flow=SEEDS, dis=SEEDS),
         peak_lr=dict(joint=1e-3, fix_flow=1e-3, dis=1e-3),  # N is far from finished when its key-frame stage ends
     ),
     "camvid": Recipe(
         "camvid", "nine tenths of CamVid's training split, frames of 192x144, from scratch",
-        dict(num_classes=len(camvid.CLASS_NAMES), flow_net="correlation", flow_width=0.75), (), _camvid_batches, workers=True,
+        dict(task=dict(num_classes=len(camvid.CLASS_NAMES)), flow=_CORRELATION), (), _camvid_batches, workers=True,
         seeds=dict(keyframe=(0,)), aside=True, needs="camvid",
     ),
 }  # fmt: skip
 
 
-def _of_shapes(name: str, borrowed: dict[str, str], **model) -> Recipe:
+def _of_shapes(name: str, borrowed: dict[str, str], **model: dict) -> Recipe:
     """A recipe like ``shapes`` with another network somewhere, and the stages that it need not train again."""
     shapes = RECIPES["shapes"]
     return replace(
-        shapes, name=name, model=shapes.model | model, seeds=dict(joint=(0,)), aside=True, borrowed=borrowed,
+        shapes, name=name, model={**shapes.model, **model}, seeds=dict(joint=(0,)), aside=True, borrowed=borrowed,
     )  # fmt: skip
 
 
 _KEY, _FLOW = {"keyframe": "shapes"}, {"flow_pretrain": "shapes"}
-_COMPACT = dict(flow_net="flownet_sr", flow_width=0.25)  # FlowNetS as the Julia prototype reduced it, and narrow
-_HALF = dict(flow_input_stride=2)  # the same weights, trained at full size: a network of convolutions does not mind
+_COMPACT = dict(name="flownet_sr", width=0.25)  # FlowNetS as the Julia prototype reduced it, and narrow
+_HALF = _CORRELATION | dict(input_stride=2)  # the same weights, trained at full size: convolutions do not mind
+_SMALL = dict(channels=32)
 for _recipe in (
-    _of_shapes("shapes_no_scale", _KEY | _FLOW, scale=False),
-    _of_shapes("shapes_split_2", _KEY | _FLOW, task_blocks=2),
-    _of_shapes("shapes_split_4", _KEY | _FLOW, task_blocks=4),
-    _of_shapes("shapes_half_input", _KEY | _FLOW, **_HALF),
-    _of_shapes("shapes_flownet", _KEY, **_COMPACT),
-    _of_shapes("shapes_small", _FLOW, channels=32),
-    _of_shapes("shapes_small_half_input", {"keyframe": "shapes_small"} | _FLOW, channels=32, **_HALF),
+    _of_shapes("shapes_no_scale", _KEY | _FLOW, flow=_CORRELATION | dict(scale=False)),
+    _of_shapes("shapes_split_2", _KEY | _FLOW, features=dict(task_blocks=2)),
+    _of_shapes("shapes_split_4", _KEY | _FLOW, features=dict(task_blocks=4)),
+    _of_shapes("shapes_half_input", _KEY | _FLOW, flow=_HALF),
+    _of_shapes("shapes_flownet", _KEY, flow=_COMPACT),
+    _of_shapes("shapes_small", _FLOW, features=_SMALL),
+    _of_shapes("shapes_small_half_input", {"keyframe": "shapes_small"} | _FLOW, features=_SMALL, flow=_HALF),
     _of_shapes("shapes_small_flownet", {"keyframe": "shapes_small", "flow_pretrain": "shapes_flownet"},
-               channels=32, **_COMPACT),
+               features=_SMALL, flow=_COMPACT),
 ):  # fmt: skip
     RECIPES[_recipe.name] = _recipe
 """Variations on ``shapes``, for one figure or table each: no scale field; two and four blocks of N after the warp; flow from

@@ -22,7 +22,7 @@ from dfflib.flow import end_point_error
 from dfflib.inference.preparation import keep_memory
 from dfflib.locks import held_stage
 from dfflib.metrics import ConfusionMatrix
-from dfflib.models import checkpoints
+from dfflib.models import checkpoints, headers
 from dfflib.models.build import build
 from dfflib.paths import write_atomically
 from dfflib.stopping import held_back
@@ -63,7 +63,7 @@ class Settings:
         values = asdict(self)
         recipe = recipes.get(values.pop("recipe"))
         extra = [] if recipe.name == "threshold" else [recipe.name, recipe.about]  # older checkpoints know no recipes
-        text = json.dumps([values, recipe.peak(self.stage), recipe.model, *extra], sort_keys=True)
+        text = json.dumps([values, recipe.peak(self.stage), headers.flat(recipe.model), *extra], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -253,7 +253,7 @@ class _Trainer:
         """Mean end-point error (flow_pretrain) or mIoU over fixed batches of the validation part."""
         settings = self.settings
         self.model.eval()
-        errors, matrix = [], ConfusionMatrix(self.recipe.model["num_classes"])
+        errors, matrix = [], ConfusionMatrix(self.recipe.model["task"]["num_classes"])
         for n in range(VALIDATION_BATCHES):
             batch = self.batches["val"].batch(settings.batch, seed=10_000, step=n).to(self.fabric.device)
             if settings.stage == "flow_pretrain":

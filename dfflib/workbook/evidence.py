@@ -15,6 +15,7 @@ from PIL import Image
 from dfflib import profiles
 from dfflib.errors import DffError
 from dfflib.models import checkpoints
+from dfflib.models.build import complete
 from dfflib.results import LOG, read_results, read_table
 from dfflib.training import recipes, train
 from dfflib.workbook.reproduce import digest_of, finished
@@ -158,7 +159,7 @@ def check_checkpoint(path: Path, stage: str, seed: int, recipe: str, profile: pr
         if about.get(key) != value:
             raise DffError(f"{path} cannot be published: its {key} is {about.get(key)!r}, of profile {profile.name} it is "
                            f"{value!r}; {again}.")  # fmt: skip
-    if model != cook.model:
+    if model != complete(cook.model):
         raise DffError(f"{path} cannot be published: it holds another model than recipe {recipe}; {again}.")
     log = read_table(path.with_suffix(".csv"), LOG, "no training log", again)
     if not len(log) or log["step"].iloc[-1] != steps or not log["step"].is_monotonic_increasing:

@@ -38,10 +38,16 @@ def lively(model):
     return model.eval()
 
 
-@pytest.mark.parametrize("options", [dict(channels=8, flow_width=0.05), dict(feature_net="resnet50", flow_width=0.05),
-                                     dict(task_blocks=2, flow_net="flownet_inception", flow_width=0.1)])  # fmt: skip
-def test_folding_changes_nothing_but_the_number_of_layers(options):
-    model = lively(build(num_classes=5, **options))
+@pytest.mark.parametrize(
+    "features, flow",
+    [
+        (dict(channels=8), dict(width=0.05)),
+        (dict(name="resnet50"), dict(width=0.05)),
+        (dict(task_blocks=2), dict(name="flownet_inception", width=0.1)),
+    ],
+)
+def test_folding_changes_nothing_but_the_number_of_layers(features, flow):
+    model = lively(build(dict(num_classes=5), features, flow))
     before = copy.deepcopy(model.state_dict())
     image = torch.rand(2, 3, 64, 80)
     ready = prepare(model, "cpu")
@@ -67,7 +73,7 @@ def test_compiling_that_fails_is_told_and_does_no_harm(monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", broken)
-    model = build(channels=8, flow_width=0.05).eval()
+    model = build(features=dict(channels=8), flow=dict(width=0.05)).eval()
     ready = prepare(model, "cpu", compile=True)
     image = torch.rand(1, 3, 32, 32)
     with pytest.warns(UserWarning, match="ResidualSegmenter runs without torch.compile.*no C\\+\\+ compiler"):
@@ -131,7 +137,7 @@ def test_elsewhere_memory_is_left_alone(monkeypatch):
 @pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler, or no Python.h")
 def test_a_compiled_model_gives_the_same_labels_and_says_nothing(recwarn):
     torch.manual_seed(0)
-    model = build(channels=8, num_classes=3, flow_net="flownet_sr", flow_width=0.1).eval()
+    model = build(dict(num_classes=3), dict(channels=8), dict(width=0.1)).eval()
     frames = [torch.randint(0, 255, (3, 32, 48), dtype=torch.uint8) for _ in range(3)]
     plain, fast = Engine(prepare(model, "cpu")), Engine(prepare(model, "cpu", compile=True))
     for engine in (plain, fast):

@@ -22,7 +22,7 @@ from dfflib.models.build import build
 from dfflib.models.checkpoints import save_checkpoint
 from dfflib.models.dff import DeepFeatureFlow
 
-SMALL = dict(num_classes=2, channels=8, flow_width=0.03)
+SMALL = dict(task=dict(num_classes=2), features=dict(channels=8), flow=dict(width=0.03))
 
 
 def frames(count=7, size=(32, 40)):

@@ -287,7 +287,9 @@ def test_a_file_that_holds_no_state_dict_is_refused(loaded, tmp_path):
 @pytest.mark.parametrize(("flow_net", "width"), [("flownet_s", 0.05), ("flownet_inception", 0.1)])
 def test_build_assembles_the_published_system_and_it_starts_as_a_copy(flow_net, width):
     torch.manual_seed(0)
-    model = build(19, "resnet50", flow_net=flow_net, flow_width=width, flow_input_stride=2, frozen=True).eval()
+    model = build(
+        dict(num_classes=19), dict(name="resnet50", frozen=True), dict(name=flow_net, width=width, input_stride=2)
+    ).eval()
     assert model.flow_source.unit == 2.5 and model.flow_source.scale_head.out_channels == 1024
     assert model.task_net.weight.shape == (19, 1024, 1, 1) and model.feature_net.frozen
     key, current = images(1, 3, 65, 97), images(1, 3, 65, 97, seed=1)
@@ -304,6 +306,6 @@ def test_build_assembles_the_published_system_and_it_starts_as_a_copy(flow_net, 
 @pytest.mark.parametrize("stride_in_1x1", [True, False])
 def test_build_passes_depth_and_place_of_the_stride(depth, stride_in_1x1):
     with torch.device("meta"):
-        model = build(2, f"resnet{depth}", flow_width=0.05, stride_in_1x1=stride_in_1x1)
+        model = build(features=dict(name=f"resnet{depth}", stride_in_1x1=stride_in_1x1), flow=dict(width=0.05))
     net = model.feature_net
     assert type(net) is ResNetFeatures and (net.depth, net.stride_in_1x1, net.frozen) == (depth, stride_in_1x1, False)

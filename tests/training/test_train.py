@@ -25,7 +25,7 @@ from dfflib.paths import ROOT
 from dfflib.profiles import Profile
 from dfflib.training import recipes, stages, train, trainer
 
-SMALL = dict(num_classes=2, channels=8, flow_width=0.03)
+SMALL = dict(task=dict(num_classes=2), features=dict(channels=8), flow=dict(width=0.03))
 
 
 def moving_clip(size=(40, 44), length=16, seed=0) -> Clip:
@@ -451,7 +451,7 @@ def test_ensure_prefers_the_shipped_checkpoint_where_the_profile_says_so(tmp_pat
 
 def test_loss_goes_down(tmp_path, monkeypatch):
     monkeypatch.setitem(profiles.PROFILES, "tiny", tiny_profile(steps=30, batch=4))
-    use_model(monkeypatch, dict(num_classes=2, flow_width=0.03))  # the workbook's key-frame network
+    use_model(monkeypatch, dict(task=dict(num_classes=2), flow=dict(width=0.03)))  # the workbook's key-frame network
     log = go("keyframe", tmp_path).log
     assert log["loss"].iloc[-3:].mean() < 0.8 * log["loss"].iloc[:3].mean()
     assert log["metric"].iloc[-1] > 0.5
