@@ -32,7 +32,7 @@ from dfflib.models.build import build
 from dfflib.models.dff import DeepFeatureFlow
 from dfflib.paths import run_dir
 from dfflib.results import tidy, write_results
-from dfflib.viz import overlay, save
+from dfflib.viz import save
 from dfflib.warp import base_grid, warp
 
 SIZE = (256, 512)  # rows and columns
@@ -83,8 +83,8 @@ def decode_ms(video: str | os.PathLike, count: int) -> float:
 def painting_ms(engine: Engine, frames: list[Tensor], folder: Path, repeats: int = 9) -> dict[str, float]:
     """Milliseconds for a frame after its labels are known: ``overlay`` and ``write`` (H.264, of what was painted)."""
     results = predictions(engine, frames, FixedInterval(len(frames)), mode="batched")
-    labels = [result.labels for result in results]
-    painted = [overlay(frame, found) for frame, found in zip(frames, labels, strict=True)]
+    found, draw = [one.result for one in results], engine.model.task.draw
+    painted = [draw(frame, result) for frame, result in zip(frames, found, strict=True)]
     count = 3 * len(painted)
 
     def write() -> None:
@@ -94,7 +94,7 @@ def painting_ms(engine: Engine, frames: list[Tensor], folder: Path, repeats: int
                 writer.write(painted[n % len(painted)])
 
     return {
-        "overlay": median_ms(lambda: overlay(frames[-1], labels[-1]), repeats),
+        "overlay": median_ms(lambda: draw(frames[-1], found[-1]), repeats),
         "write": median_ms(write, 3, 1) / count,
     }
 

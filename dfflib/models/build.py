@@ -21,7 +21,8 @@ from dfflib.flow.flownet import FlowNetS, FlowNetSR
 from dfflib.flow.inception import FlowNetInception
 from dfflib.models.arguments import Argument, check_value
 from dfflib.models.dff import DeepFeatureFlow
-from dfflib.models.keyframe import ResidualSegmenter, segmentation_head
+from dfflib.models.keyframe import ResidualSegmenter
+from dfflib.models.task import Segmentation, Task
 
 Config = dict[str, dict[str, Any]]
 """``{"task": {...}, "features": {...}, "flow": {...}}``: of each network its name and arguments."""
@@ -41,7 +42,7 @@ def _resnet(depth: int, **arguments: bool) -> nn.Module:
 
 
 def _flow(
-    net: type[nn.Module], channels: int, stride: int, width: float, input_stride: int, scale: bool
+    net: Callable[..., Any], channels: int, stride: int, width: float, input_stride: int, scale: bool
 ) -> FlowNetwork:
     return FlowNetwork(net(6, 2, width), channels, stride, input_stride, scale)
 
@@ -50,12 +51,7 @@ _SIZE = {"channels": Argument(64, (2, 4096)), "task_blocks": Argument(0, (0, 6))
 _PUBLISHED = {"stride_in_1x1": Argument(False), "frozen": Argument(False)}
 _FLOW = {"width": Argument(0.375, (0.01, 8)), "input_stride": Argument(1, (1, 16)), "scale": Argument(True)}
 NETWORKS: dict[str, dict[str, Network]] = {
-    "task": {
-        "segmentation": Network(
-            lambda num_classes: lambda channels: segmentation_head(channels, num_classes),
-            {"num_classes": Argument(2, (1, 255))},  # label 255 means: does not count
-        ),
-    },
+    "task": {"segmentation": Network(Segmentation, Segmentation.arguments)},
     "features": {
         "residual": Network(ResidualSegmenter, _SIZE),
         "resnet50": Network(partial(_resnet, 50), _PUBLISHED),
@@ -90,15 +86,17 @@ def build(
         DffError: a network that there is not, an argument that it does not take, a value of another type or out of its range.
     """
     config = complete({"task": task or {}, "features": features or {}, "flow": flow or {}})
+    made = {part: partial(NETWORKS[part][given.pop("name")].make, **given) for part, given in config.items()}
+    purpose, feature_net = made["task"](), made["features"]()
+    task_net = purpose.network(feature_net.channels)
+    flow_source = made["flow"](feature_net.channels, feature_net.stride)
+    return DeepFeatureFlow(feature_net, task_net, flow_source, task=purpose)
 
-    def chosen(part: str) -> Callable[..., Any]:
-        """What makes the network of a part, with its arguments."""
-        arguments = dict(config[part])
-        return partial(NETWORKS[part][arguments.pop("name")].make, **arguments)
 
-    feature_net = chosen("features")()
-    task_net = chosen("task")()(feature_net.channels)
-    return DeepFeatureFlow(feature_net, task_net, chosen("flow")(feature_net.channels, feature_net.stride))
+def task_of(config: Config) -> Task:
+    """The task of a described model, which is not built."""
+    arguments = complete(config)["task"]
+    return NETWORKS["task"][arguments.pop("name")].make(**arguments)
 
 
 def complete(config: object) -> Config:

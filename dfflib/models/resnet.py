@@ -13,6 +13,7 @@ Modules carry torchvision's names, so ImageNet weights in its files fit as they 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,12 @@ class ResNetFeatures(nn.Module):
     """
 
     stride, channels = 16, 1024
+    conv1: nn.Conv2d
+    bn1: nn.BatchNorm2d
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(self, depth: int = 101, stride_in_1x1: bool = False, frozen: bool = False):
         super().__init__()
@@ -57,14 +64,15 @@ class ResNetFeatures(nn.Module):
         )  # fmt: skip
         for name in STAGES:
             self.add_module(name, body.get_submodule(name))
-        first = self.layer4[0].conv2  # torchvision dilates from the second block on
+        first = cast(Bottleneck, self.layer4[0]).conv2  # torchvision dilates from the second block on
         first.dilation = first.padding = (2, 2)
         if stride_in_1x1:
             for stage in (self.layer2, self.layer3):
-                stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+                block = cast(Bottleneck, stage[0])
+                block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
         self.reduce = nn.Conv2d(2048, self.channels, 3, padding=6, dilation=6)
         nn.init.normal_(self.reduce.weight, std=0.01)
-        nn.init.zeros_(self.reduce.bias)
+        nn.init.zeros_(self.reduce.get_parameter("bias"))
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "ResNetFeatures":

@@ -11,20 +11,27 @@ recipe         labels                                       flow pre-training
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from dfflib.data import camvid, catalogue
-from dfflib.data.pairs import FramePairs, MovedFrames
+from dfflib.data.pairs import Batch, FramePairs, MovedFrames
 from dfflib.data.shapes.outlines import CLASS_NAMES
 from dfflib.data.shapes.pairs import ShapesPairs
 from dfflib.data.threshold import threshold_set
 from dfflib.errors import DffError
+from dfflib.models.build import Config
 from dfflib.profiles import Profile
-from dfflib.training.stages import (
-    PEAK_LR,
-)
+from dfflib.training.stages import PEAK_LR
 
 SHAPES_SIZE = (128, 128)
 SEEDS = (0, 1, 2)  # that tables are averaged over
+
+
+class Batches(Protocol):
+    """What training reads from."""
+
+    def batch(self, size: int, seed: int, step: int) -> Batch:
+        """One batch, a pure function of its arguments."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +43,26 @@ class Recipe:
         about: the data, in a few words, for the header of checkpoints.
         model: arguments of `dfflib.models.build.build`.
         joint_starts: stages that ``joint`` starts from.
-        batches: ``batches(stage, part, profile)`` gives an object with ``batch(size, seed, step) -> Batch``.
+        batches: ``batches(stage, split, profile)`` gives the batches of a split, ``"train"`` or ``"val"``.
         workers: rendering is slow enough to be worth processes of its own.
         seeds: stage -> seeds of the checkpoints that the workbook's tables and figures are made from.
-        aside: of one seed, for a figure or a table of its own: profiles that train from nothing take the shipped checkpoints
-            of such a recipe, unless it has been trained in the run (`dfflib.training.jobs`).
+        supplementary: of one seed, for a figure or a table of its own: profiles that train from nothing take the shipped
+            checkpoints of such a recipe, unless it has been trained in the run (`dfflib.training.jobs`).
         peak_lr: of stages whose learning rate is another than `dfflib.training.stages.PEAK_LR`.
-        borrowed: stage -> recipe whose checkpoint of that stage serves here too.
+        shared: stage -> recipe whose checkpoint of that stage serves here too.
         needs: a data set of `dfflib.data.catalogue` that users have to get; empty where the data comes with the workbook.
     """
 
     name: str
     about: str
-    model: dict
+    model: Config
     joint_starts: tuple[str, ...]
-    batches: Callable[[str, str, Profile], object]
+    batches: Callable[[str, str, Profile], Batches]
     workers: bool = False
     seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    aside: bool = False
-    peak_lr: dict = field(default_factory=dict)
-    borrowed: dict[str, str] = field(default_factory=dict)
+    supplementary: bool = False
+    peak_lr: dict[str, float] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
     needs: str = ""
 
     @property
@@ -67,9 +74,9 @@ class Recipe:
         """Peak learning rate of a stage."""
         return self.peak_lr.get(stage, PEAK_LR[stage])
 
-    def lender(self, stage: str) -> str:
-        """Name of the recipe that trains a stage for this one: its own, unless it borrows."""
-        return self.borrowed.get(stage, self.name)
+    def owner(self, stage: str) -> str:
+        """Name of the recipe that trains a stage for this one: its own, unless it is shared."""
+        return self.shared.get(stage, self.name)
 
     def starts(self, stage: str) -> tuple[str, ...]:
         """Stages whose checkpoints a stage starts from."""
@@ -81,20 +88,20 @@ class Recipe:
         }.get(stage, ("keyframe", "flow_pretrain"))
 
 
-def _threshold_batches(stage: str, part: str, profile: Profile):
-    clips = threshold_set(part, profile.short_side)
-    crop = tuple(min(profile.crop[axis], *(clip.size[axis] for clip in clips)) for axis in (0, 1))
+def _threshold_batches(stage: str, split: str, profile: Profile) -> Batches:
+    clips = list(threshold_set(split, profile.short_side))
+    rows, columns = (min(profile.crop[axis], *(clip.size[axis] for clip in clips)) for axis in (0, 1))
     if stage == "flow_pretrain":
-        return MovedFrames(clips, crop)
-    return FramePairs(clips, crop, profile.max_interval, flip=part == "train")
+        return MovedFrames(clips, (rows, columns))
+    return FramePairs(clips, (rows, columns), profile.max_interval, flip=split == "train")
 
 
-def _shapes_batches(stage: str, part: str, profile: Profile):
+def _shapes_batches(stage: str, split: str, profile: Profile) -> Batches:
     interval = 0 if stage == "keyframe" else None  # the key-frame stage looks at the current frame only
-    return ShapesPairs(part, "medium", SHAPES_SIZE, profile.max_interval, interval=interval)
+    return ShapesPairs(split, "medium", SHAPES_SIZE, profile.max_interval, interval=interval)
 
 
-def _camvid_batches(stage: str, part: str, profile: Profile):
+def _camvid_batches(stage: str, split: str, profile: Profile) -> Batches:
     if stage != "keyframe":
         raise DffError(
             f"CamVid cannot train stage {stage!r}: its training frames lie a second apart, so take keyframe."
@@ -106,10 +113,10 @@ def _camvid_batches(stage: str, part: str, profile: Profile):
             f"{folder} is missing (a copy of CamVid): put one there, or set DFFLIB_DATA to the folder around it."
         )
     pairs = FramePairs(
-        camvid.clips(root, "train", profile.short_side), profile.crop, max_interval=1, flip=part == "train"
+        camvid.clips(root, "train", profile.short_side), profile.crop, max_interval=1, flip=split == "train"
     )
     held_out = pairs.frames[::10]  # of the training split: the val split is for testing propagation
-    pairs.frames = held_out if part == "val" else [frame for frame in pairs.frames if frame not in held_out]
+    pairs.frames = held_out if split == "val" else [frame for frame in pairs.frames if frame not in held_out]
     return pairs
 
 
@@ -130,16 +137,16 @@ RECIPES = {
     "camvid": Recipe(
         "camvid", "nine tenths of CamVid's training split, frames of 192x144, from scratch",
         dict(task=dict(num_classes=len(camvid.CLASS_NAMES)), flow=_CORRELATION), (), _camvid_batches, workers=True,
-        seeds=dict(keyframe=(0,)), aside=True, needs="camvid",
+        seeds=dict(keyframe=(0,)), supplementary=True, needs="camvid",
     ),
 }  # fmt: skip
 
 
-def _of_shapes(name: str, borrowed: dict[str, str], **model: dict) -> Recipe:
+def _of_shapes(name: str, shared: dict[str, str], **model: dict) -> Recipe:
     """A recipe like ``shapes`` with another network somewhere, and the stages that it need not train again."""
     shapes = RECIPES["shapes"]
     return replace(
-        shapes, name=name, model={**shapes.model, **model}, seeds=dict(joint=(0,)), aside=True, borrowed=borrowed,
+        shapes, name=name, model={**shapes.model, **model}, seeds=dict(joint=(0,)), supplementary=True, shared=shared,
     )  # fmt: skip
 
 

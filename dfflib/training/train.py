@@ -14,9 +14,7 @@ from dfflib.errors import DffError
 from dfflib.paths import CHECKPOINTS, run_dir
 from dfflib.training import recipes
 from dfflib.training.recipes import checkpoint_name, seed_of
-from dfflib.training.stages import (
-    STAGES,
-)
+from dfflib.training.stages import STAGES
 from dfflib.training.trainer import Settings, Trained, _Trainer
 
 
@@ -25,29 +23,29 @@ def ensure(
 ) -> Path:  # fmt: skip
     """Checkpoint of a stage: this run's, trained if need be, or the shipped one.
 
-    The shipped one serves where the profile starts from those; and for recipes that stand ``aside``, where this run has not
-    trained one.
+    The shipped one serves where the profile starts from those; and for supplementary recipes, where this run has not trained
+    one.
     """
-    chosen, recipe = profiles.get(profile), recipes.get(recipe).lender(stage)
+    chosen, recipe = profiles.get(profile), recipes.get(recipe).owner(stage)
     shipped = CHECKPOINTS / checkpoint_name(stage, seed, recipe)
     if shipped.is_file():
         if chosen.shipped:
             return shipped
-        if recipes.get(recipe).aside and not is_trained(stage, profile, seed, out_dir, recipe):
+        if recipes.get(recipe).supplementary and not is_trained(stage, profile, seed, out_dir, recipe):
             return shipped
     return train_stage(stage, profile, seed, out_dir, progress=progress, recipe=recipe).checkpoint
 
 
 def is_trained(stage: str, profile: str, seed: int = 0, out_dir: str = "", recipe: str = "threshold") -> bool:
     """Has this run trained a stage, and every stage that it starts from, with the settings of today?"""
-    chosen, cook, folder = profiles.get(profile), recipes.get(recipe), run_dir(profile, out_dir)
+    chosen, wanted, folder = profiles.get(profile), recipes.get(recipe), run_dir(profile, out_dir)
     start = []
-    for name in cook.starts(stage):
-        lender = cook.lender(name)
-        shipped = chosen.shipped and (CHECKPOINTS / checkpoint_name(name, seed, lender)).is_file()
-        if not shipped and not is_trained(name, profile, seed, out_dir, lender):
+    for name in wanted.starts(stage):
+        owner = wanted.owner(name)
+        shipped = chosen.shipped and (CHECKPOINTS / checkpoint_name(name, seed, owner)).is_file()
+        if not shipped and not is_trained(name, profile, seed, out_dir, owner):
             return False
-        start.append(ensure(name, profile, seed, out_dir, recipe=lender))
+        start.append(ensure(name, profile, seed, out_dir, recipe=owner))
     return _trainer(
         stage, chosen, seed_of(stage, seed), folder, chosen.steps_of(recipe, stage), start, recipe
     ).is_finished()
@@ -79,12 +77,12 @@ def train_stage(
     """
     if stage not in STAGES:
         raise DffError(f"there is no training stage {stage!r}: choose one of {', '.join(STAGES)}.")
-    chosen, cook = profiles.get(profile), recipes.get(recipe)
+    chosen, starts = profiles.get(profile), recipes.get(recipe).starts(stage)
     folder = run_dir(profile, out_dir)
     steps = chosen.steps_of(recipe, stage) if steps is None else steps
     if steps < 1:
         raise DffError(f"{steps} training steps were asked for: choose 1 or more.")
-    start = [ensure(name, profile, seed_of(stage, seed), out_dir, progress, recipe) for name in cook.starts(stage)]
+    start = [ensure(name, profile, seed_of(stage, seed), out_dir, progress, recipe) for name in starts]
     return _trainer(stage, chosen, seed_of(stage, seed), folder, steps, start, recipe, fresh).run(progress)
 
 

@@ -11,15 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from dfflib import paths
 from dfflib.errors import DffError
 from dfflib.inference import preparation
-from dfflib.inference.preparation import autocast, best_classes, fold_batch_norm, keep_memory, prepare
+from dfflib.inference.preparation import autocast, fold_batch_norm, keep_memory, prepare
 from dfflib.inference.stream import Engine
 from dfflib.models.build import build
 
@@ -142,24 +139,6 @@ def test_a_compiled_model_gives_the_same_labels_and_says_nothing(recwarn):
     plain, fast = Engine(prepare(model, "cpu")), Engine(prepare(model, "cpu", compile=True))
     for engine in (plain, fast):
         engine.key(frames[0])
-    torch.testing.assert_close(fast._features, plain._features, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(fast._key.features, plain._key.features, rtol=1e-3, atol=1e-4)
     assert (fast.others(frames[1:]) == plain.others(frames[1:])).float().mean() > 0.99
     assert not [w for w in recwarn if "without torch.compile" in str(w.message)]
-
-
-@given(classes=st.integers(1, 23), batch=st.integers(1, 3), cells=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-       size=st.tuples(st.integers(1, 40), st.integers(1, 40)), channels_last=st.booleans(),
-       dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]), seed=st.integers(0, 99))  # fmt: skip
-def test_best_classes_are_those_of_the_enlarged_scores(classes, batch, cells, size, channels_last, dtype, seed):
-    scores = torch.randn(batch, classes, *cells, generator=torch.Generator().manual_seed(seed)).to(dtype)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    found = best_classes(scores.contiguous(memory_format=layout), size)
-    assert found.shape == (batch, *size) and found.dtype == torch.int64
-    exact = F.interpolate(scores.double(), size=size, mode="bilinear")
-    lost = exact.amax(1) - exact.gather(1, found[:, None])[:, 0]  # nothing, but where two classes are equally good
-    assert lost.max() <= 8 * torch.finfo(dtype).eps * scores.abs().max()
-
-
-def test_best_classes_of_equal_scores_is_the_first():
-    for classes in (2, 7):
-        assert not best_classes(torch.zeros(1, classes, 3, 4), (9, 8)).any()

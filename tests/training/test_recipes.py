@@ -86,9 +86,9 @@ def test_recipes_by_name():
 
 
 @pytest.mark.parametrize("name", [name for name in recipes.RECIPES if name.startswith("shapes_")])
-def test_variations_borrow_what_they_can_and_train_jointly(trained, monkeypatch, name):
+def test_variations_share_what_they_can_and_train_jointly(trained, monkeypatch, name):
     for each in recipes.RECIPES.values():
-        if each.name in (name, *recipes.get(name).borrowed.values()) and each.name != "shapes":
+        if each.name in (name, *recipes.get(name).shared.values()) and each.name != "shapes":
             features = each.model.get("features", {}) | dict(channels=4 if "small" in each.name else 8)
             narrow = each.model | dict(features=features, flow=each.model["flow"] | dict(width=0.25))
             monkeypatch.setitem(recipes.RECIPES, each.name, replace(each, model=narrow))
@@ -96,9 +96,9 @@ def test_variations_borrow_what_they_can_and_train_jointly(trained, monkeypatch,
     assert done.checkpoint.name == f"{name}_joint_s0.safetensors"
     config = checkpoints.describe(done.checkpoint)[0]
     assert config == complete(recipes.get(name).model)
-    for stage, lender in recipes.get(name).borrowed.items():
-        assert recipes.get(lender).lender(stage) == lender, "nobody lends what is borrowed"
-        assert (trained / "checkpoints" / f"{lender}_{stage}_s0.safetensors").is_file()
+    for stage, owner in recipes.get(name).shared.items():
+        assert recipes.get(owner).owner(stage) == owner
+        assert (trained / "checkpoints" / f"{owner}_{stage}_s0.safetensors").is_file()
         assert not (trained / "checkpoints" / f"{name}_{stage}_s0.safetensors").exists()
 
 

@@ -174,7 +174,7 @@ def test_stopped_hard_in_the_middle_of_a_step_keeps_the_saved_state(tmp_path, mo
         return loss
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "stage_loss", stage_loss)
+        patch.setattr(trainer, "stage_loss", stage_loss)
         with pytest.raises(KeyboardInterrupt):
             go("keyframe", tmp_path / "b")
     assert torch.load(states(tmp_path / "b")[0], weights_only=True)["step"] == 5
@@ -316,7 +316,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_state(tmp_path, monkeypatc
     state = states(tmp_path)[0]
     content = state.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(train, "stage_loss", lambda model, stage, batch: model.per_frame(batch.key).sum() * float("nan"))
+        patch.setattr(
+            trainer, "stage_loss", lambda model, stage, batch: model.per_frame(batch.key).sum() * float("nan")
+        )
         with pytest.raises(DffError, match=r"loss of stage keyframe became nan at step 6.*last good state"):
             go("keyframe", tmp_path)
     assert state.read_bytes() == content
@@ -327,7 +329,7 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights(tmp_path, monkeyp
     def stage_loss(model, stage, batch):  # the root's slope at zero is infinite
         return (model.per_frame(batch.key).sum() * 0).sqrt()
 
-    monkeypatch.setattr(train, "stage_loss", stage_loss)
+    monkeypatch.setattr(trainer, "stage_loss", stage_loss)
     with pytest.raises(DffError, match="gradient of stage keyframe became nan at step 1 ") as caught:
         go("keyframe", tmp_path)
     assert "last good state" not in str(caught.value)  # there is none yet
