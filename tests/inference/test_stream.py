@@ -18,6 +18,7 @@ from dfflib.flow import FlowNetwork
 from dfflib.inference import stream
 from dfflib.inference.schedule import FixedInterval
 from dfflib.inference.stream import predictions, segment_video
+from dfflib.models import task
 from dfflib.models.build import build
 from dfflib.models.checkpoints import save_checkpoint
 from dfflib.models.dff import DeepFeatureFlow
@@ -218,7 +219,7 @@ def test_a_video_is_read_no_faster_than_it_is_used(checkpoint, tmp_path, mode, m
     video, read, ahead_of = write_video(tmp_path / "long.mp4", frames(60, (16, 16))), [], []
     resize = video_module.resize
     monkeypatch.setattr(video_module, "resize", lambda *args: (read.append(1), resize(*args))[1])
-    original, written = stream.overlay, []
+    original, written = task.overlay, []
 
     def slow(*args):
         time.sleep(0.01)  # a consumer that sleeps
@@ -226,7 +227,7 @@ def test_a_video_is_read_no_faster_than_it_is_used(checkpoint, tmp_path, mode, m
         ahead_of.append(len(read) - len(written))
         return original(*args)
 
-    monkeypatch.setattr(stream, "overlay", slow)
+    monkeypatch.setattr(task, "overlay", slow)
     done = segment_video(video, tmp_path / "out.mp4", 12, checkpoint, progress=False, mode=mode)
     assert done.frames == 60 and max(ahead_of) <= stream.AHEAD + 2 + (11 if mode == "batched" else 0)
 
@@ -281,7 +282,7 @@ def test_a_damaged_video_is_segmented_up_to_the_damage(checkpoint, tmp_path):
 def test_what_is_not_whole_never_poses_as_whole(checkpoint, video, tmp_path, monkeypatch, stop):
     out, part = tmp_path / "out.mp4", tmp_path / "out.part.mp4"
     segment_video(video, out, 5, checkpoint, progress=False)
-    earlier, original, count = out.read_bytes(), stream.overlay, []
+    earlier, original, count = out.read_bytes(), task.overlay, []
 
     def overlay(*args):
         count.append(1)
@@ -289,7 +290,7 @@ def test_what_is_not_whole_never_poses_as_whole(checkpoint, video, tmp_path, mon
             raise stop
         return original(*args)
 
-    monkeypatch.setattr(stream, "overlay", overlay)
+    monkeypatch.setattr(task, "overlay", overlay)
     with pytest.raises(type(stop)) as caught:
         segment_video(video, out, 5, checkpoint, progress=False)
     said = str(stop).rstrip(".") or "stopped"
@@ -430,6 +431,6 @@ def test_a_batch_is_bounded_by_memory_and_labels_stay_the_same(model, monkeypatc
     pictures, sizes, others = frames(9), [], stream.Engine.others
     expected = [result.result for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
     monkeypatch.setattr(stream.Engine, "others", lambda self, batch: (sizes.append(len(batch)), others(self, batch))[1])
-    monkeypatch.setattr(stream, "BATCH_BYTES", 3 * 32 * 40 * (stream.LABEL_BYTES + stream.IMAGE_BYTES))
+    monkeypatch.setattr(stream, "BATCH_BYTES", 3 * 32 * 40 * (stream.RESULT_BYTES + stream.IMAGE_BYTES))
     found = [result.result for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
     assert sizes == [3, 3, 2] and all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
