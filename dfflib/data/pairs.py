@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -182,7 +182,7 @@ class Steps(Dataset):
         except (DffError, OSError) as error:
             return error
 
-    def upcoming(self, numbers: range, processes: int = 0) -> Iterator[Batch]:
+    def upcoming(self, numbers: range, processes: int = 0) -> Generator[Batch, None, None]:
         """The batches of some steps, in order.
 
         Args:

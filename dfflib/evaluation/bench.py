@@ -33,7 +33,7 @@ from dfflib.models.build import build
 from dfflib.models.dff import DeepFeatureFlow
 from dfflib.paths import run_dir
 from dfflib.results import tidy, write_results
-from dfflib.viz import overlay, save
+from dfflib.viz import save
 from dfflib.viz.colours import look
 from dfflib.viz.plots import plain_log_scale
 from dfflib.warp import base_grid, warp
@@ -56,7 +56,7 @@ def model(flow: str, feature_net: str = "resnet101") -> DeepFeatureFlow:
     """ResNet-101 with one of `FLOWS`, for 19 classes, not trained and ready to run on the CPU."""
     torch.manual_seed(0)
     if flow in TABLE2_FLOWS:
-        return build(feature_net=feature_net, num_classes=CLASSES, **TABLE2_FLOWS[flow]).eval()
+        return build({"num_classes": CLASSES}, {"name": feature_net}, TABLE2_FLOWS[flow]).eval()
     return model("FlowNet Half", feature_net).with_flow(DISFlow("ultrafast", input_stride=2))
 
 
@@ -86,8 +86,8 @@ def decode_ms(video: str | os.PathLike, count: int) -> float:
 def painting_ms(engine: Engine, frames: list[Tensor], folder: Path, repeats: int = 9) -> dict[str, float]:
     """Milliseconds for a frame after its labels are known: ``overlay`` and ``write`` (H.264, of what was painted)."""
     results = predictions(engine, frames, FixedInterval(len(frames)), mode="batched")
-    labels = [result.labels for result in results]
-    painted = [overlay(frame, found) for frame, found in zip(frames, labels, strict=True)]
+    found, draw = [one.result for one in results], engine.model.task.draw
+    painted = [draw(frame, result) for frame, result in zip(frames, found, strict=True)]
     count = 3 * len(painted)
 
     def write() -> None:
@@ -97,7 +97,7 @@ def painting_ms(engine: Engine, frames: list[Tensor], folder: Path, repeats: int
                 writer.write(painted[n % len(painted)])
 
     return {
-        "overlay": median_ms(lambda: overlay(frames[-1], labels[-1]), repeats),
+        "overlay": median_ms(lambda: draw(frames[-1], found[-1]), repeats),
         "write": median_ms(write, 3, 1) / count,
     }
 

@@ -6,6 +6,7 @@ convolutions and matrix products. What does not: biases, norms, activations, poo
 does not know the warp's table look-up (``embedding_bag``), so W is counted by formula.
 """
 
+import itertools
 from typing import Any, cast
 
 import torch
@@ -23,12 +24,12 @@ CLASSES = 19  # of Cityscapes
 
 # The networks of Table 2 as arguments of dfflib.models.build.build; the authors' ResNets halve in the 1x1 convolutions.
 TABLE2_FEATURES: dict[str, dict[str, Any]] = {
-    name: {"feature_net": name, "stride_in_1x1": True, "num_classes": CLASSES} for name in ("resnet50", "resnet101")
+    name: {"name": name, "stride_in_1x1": True} for name in ("resnet50", "resnet101")
 }
 TABLE2_FLOWS: dict[str, dict[str, Any]] = {
-    "FlowNet": {"flow_net": "flownet_s", "flow_width": 1.0, "flow_input_stride": 2},
-    "FlowNet Half": {"flow_net": "flownet_s", "flow_width": 0.5, "flow_input_stride": 2},
-    "FlowNet Inception": {"flow_net": "flownet_inception", "flow_width": 1.0, "flow_input_stride": 2},
+    "FlowNet": {"name": "flownet_s", "width": 1.0, "input_stride": 2},
+    "FlowNet Half": {"name": "flownet_s", "width": 0.5, "input_stride": 2},
+    "FlowNet Inception": {"name": "flownet_inception", "width": 1.0, "input_stride": 2},
 }
 
 
@@ -75,17 +76,21 @@ def inverse_r(model: DeepFeatureFlow, size: tuple[int, int] = SIZE) -> float:
     return (parts["N_feat"] + parts["N_task"]) / (parts["F"] + parts["W"] + parts["N_task"])
 
 
+def table2_model(features: str, flow: str) -> DeepFeatureFlow:
+    """A cell of Table 2: the model of a feature network in `TABLE2_FEATURES` and a flow network in `TABLE2_FLOWS`."""
+    return build({"num_classes": CLASSES}, TABLE2_FEATURES[features], TABLE2_FLOWS[flow])
+
+
 def table2(size: tuple[int, int] = SIZE) -> dict[tuple[str, str], float]:
     """Table 2 of the paper from our networks: 1/r for each feature network and flow network, ``(name, name) -> 1/r``.
 
     The Inception column depends on a decoder that the paper does not give; see ``dfflib.flow.inception`` for ours.
     """
     ratios = {}
-    for feature_net, features in TABLE2_FEATURES.items():
-        for flow_net, flow in TABLE2_FLOWS.items():
-            with torch.device("meta"):
-                model = build(**features, **flow)
-            ratios[feature_net, flow_net] = inverse_r(model, size)
+    for cell in itertools.product(TABLE2_FEATURES, TABLE2_FLOWS):
+        with torch.device("meta"):
+            model = table2_model(*cell)
+        ratios[cell] = inverse_r(model, size)
     return ratios
 
 

@@ -9,27 +9,25 @@ import itertools
 import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dfflib.data.clips import Clip, check_labels
+from dfflib.data.clips import Clip
 from dfflib.data.shots import Shots
 from dfflib.errors import DffError
 from dfflib.flow import FlowSource, ZeroFlow
 from dfflib.inference.schedule import FixedInterval
-from dfflib.metrics import ConfusionMatrix, count_pairs
-from dfflib.models.dff import DeepFeatureFlow
+from dfflib.models.dff import DeepFeatureFlow, image_size
 from dfflib.paths import output_file, write_atomically
-from dfflib.results import COLUMNS, tidy, write_results
+from dfflib.results import tidy
 from dfflib.run import Run
 
-__all__ = [
-    "COLUMNS", "ConfusionMatrix", "average_over_offsets", "by_offset", "count_pairs", "default_methods", "evaluate_checkpoint",
-    "evaluated_frames", "tidy", "write_results",
-]  # fmt: skip
+Estimates = dict[FlowSource, tuple[Tensor, Tensor | None]]
+"""Flow and scale field of each flow source."""
 
 
 def default_methods(model: DeepFeatureFlow) -> dict[str, FlowSource]:
@@ -44,7 +42,8 @@ def by_offset(
 ) -> pd.DataFrame:  # fmt: skip
     """Accuracy of each method at each offset from the key frame, on the labelled frames of some clips.
 
-    Every offset is measured on the same current frames: those with ``interval - 1`` earlier frames in their own shot.
+    Every offset is measured on the same current frames: those with ``interval - 1`` earlier frames in their own shot. What is
+    counted, and the metrics, are those of the model's task.
 
     Args:
         model: the per-frame network is ``model.per_frame``; propagation reuses its features.
@@ -55,48 +54,43 @@ def by_offset(
         progress: show a bar.
 
     Returns:
-        Columns ``method, offset, metric, value, unit, frames``. Metrics, all in percent: ``miou`` and ``pixel_accuracy``
-        against the labels; ``agreement_miou`` and ``agreement`` (pixels) against the per-frame network's own labels.
+        Columns ``method, offset, metric, value, unit, frames``. Metrics of segmentation, all in percent: ``miou`` and
+        ``pixel_accuracy`` against the labels; ``agreement_miou`` and ``agreement`` (pixels) against the per-frame network's
+        own labels.
+
+    Raises:
+        DffError: no interval, no clip that is long enough, or clips that are labelled for something else.
     """
     FixedInterval(interval)  # refuses what is no interval
     methods = default_methods(model) if methods is None else methods
-    model = model.eval()
-    classes = max(clip.num_classes for clip in clips)
-    names = ["Frame", *methods]
-    counts = {(name, whom): torch.zeros(interval, classes, classes, dtype=torch.int64)
-              for name in names for whom in ("labels", "frame")}  # fmt: skip
+    model, task = model.eval(), model.task
+    offsets, names = range(interval), ["Frame", *methods]
+    counts = {key: task.counts(clips) for key in itertools.product(names, offsets, ("truth", "frame"))}
     jobs = [(clip, i) for clip in clips for i in evaluated_frames(clip, interval, step)]
     if not jobs:
         raise DffError(
             f"no labelled frame has {interval - 1} earlier frames in its shot: choose an interval shorter than the clip."
         )
-    known = _Known(model)
+    recent = _RecentFrames(model)
     for clip, i in tqdm(jobs, desc=f"offsets 0 to {interval - 1}", disable=not progress, leave=False, mininterval=1.0):
-        window, features = known.before(clip, i, interval)  # offset d is row d
-        label = clip.mask(i)[None]
-        check_labels(label, classes, f"the mask of frame {i} of {clip.name}")
-        scores = model.predict(features[:1], clip.size)
-        if scores.shape[1] > classes:
-            raise DffError(
-                f"the model tells {scores.shape[1]} classes apart, but {clip.name} has {classes}: choose a checkpoint trained "
-                f"for these classes."
-            )
-        frame, keys = scores.argmax(1).cpu(), [i - d for d in range(1, interval)]
-        estimates: dict[FlowSource, tuple[Tensor, Tensor | None]] = {}
+        truth, keys = task.ground_truth(clip, i), [i - d for d in range(1, interval)]
+        window, features = recent.window(clip, i, interval)  # offset d is row d
+        alone = task.results(model.predict(features[:1], clip.size))
+        estimates: Estimates = {}
         for name in names:
-            labels = frame.expand(interval, -1, -1) if name == "Frame" else _propagated(
-                model, methods[name].at(clip, i, keys), features, window, clip.size, frame, estimates
-            )  # fmt: skip
-            counts[name, "labels"] += count_pairs(labels, label, classes)
-            counts[name, "frame"] += count_pairs(labels, frame, classes)
+            if name != "Frame" and interval > 1:
+                source = methods[name].at(clip, i, keys)
+                results = task.results(_moved_scores(model, source, features, window, clip.size, estimates))
+            for d in offsets:  # at offset 0 the current frame is the key frame
+                found = alone if name == "Frame" or d == 0 else results[d - 1 : d]
+                counts[name, d, "truth"].update(found, truth)
+                counts[name, d, "frame"].update(found, alone)
     rows = []
-    for name, d in itertools.product(names, range(interval)):
-        truth, agreement = (ConfusionMatrix(classes, counts[name, whom][d]) for whom in ("labels", "frame"))
-        for metric, value in (
-            ("miou", truth.miou()), ("pixel_accuracy", truth.accuracy()),
-            ("agreement_miou", agreement.miou()), ("agreement", agreement.accuracy()),
-        ):  # fmt: skip
-            rows.append(dict(method=name, offset=d, metric=metric, value=100 * value, unit="%", frames=len(jobs)))
+    for name, d in itertools.product(names, offsets):
+        agreement = counts[name, d, "frame"].values()
+        values = counts[name, d, "truth"].values() | {other: agreement[own] for own, other in task.agreement.items()}
+        for metric, (value, unit) in values.items():
+            rows.append(dict(method=name, offset=d, metric=metric, value=value, unit=unit, frames=len(jobs)))
     return pd.DataFrame(rows)
 
 
@@ -106,14 +100,15 @@ def evaluated_frames(clip: Clip, interval: int, step: int = 1) -> list[int]:
     return [i for i in clip.labelled if i - (interval - 1) >= shots.start_of(i)][::step]
 
 
-class _Known:
+class _RecentFrames:
     """Frames and features of the clip at hand: the window before a frame shares all but one with that before its neighbour."""
 
     def __init__(self, model: DeepFeatureFlow):
-        self.model, self.clip, self.frames = model, None, {}
-        self.device = next(model.parameters()).device
+        self.model, self.device = model, next(model.parameters()).device
+        self.clip: Clip | None = None
+        self.frames: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def before(self, clip: Clip, i: int, interval: int) -> tuple[Tensor, Tensor]:
+    def window(self, clip: Clip, i: int, interval: int) -> tuple[Tensor, Tensor]:
         """Frames ``i, i - 1, ..`` in [0, 1], and their features, ``interval`` rows each."""
         wanted = [i - d for d in range(interval)]
         if clip is not self.clip:
@@ -121,24 +116,30 @@ class _Known:
         self.frames = {n: pair for n, pair in self.frames.items() if n in wanted}
         if new := [n for n in wanted if n not in self.frames]:
             images = (clip.frames[new].to(self.device) / 255).contiguous(memory_format=torch.channels_last)
-            self.frames |= {n: pair for n, *pair in zip(new, images.split(1), self.model.extract(images).split(1))}
-        window, features = zip(*(self.frames[n] for n in wanted))
-        return torch.cat(window), torch.cat(features)
+            pairs = zip(images.split(1), self.model.extract(images).split(1), strict=True)
+            self.frames |= dict(zip(new, pairs, strict=True))
+        images, features = zip(*(self.frames[n] for n in wanted), strict=True)
+        return torch.cat(images), torch.cat(features)
 
 
-def _propagated(model, source, features, window, size, frame, estimates) -> Tensor:
-    """Labels of the current frame (row 0 of ``window``) by way of each row as its key frame; offset 0 is a key frame.
+def _moved_scores(
+    model: DeepFeatureFlow,
+    source: FlowSource,
+    features: Tensor,
+    window: Tensor,
+    size: tuple[int, int],
+    estimates: Estimates,
+) -> Any:
+    """The task's scores for the current frame (row 0 of ``window``) by way of each later row as its key frame.
 
     Flow and scale field of a source are kept in ``estimates``, for others that take something out of the same.
     """
-    if len(window) == 1:
-        return frame
     root = source.root
     if root not in estimates:
         current = window[:1].expand(len(window) - 1, -1, -1, -1)
-        estimates[root] = root(window[1:], current, tuple(features.shape[-2:]))
+        estimates[root] = root(window[1:], current, image_size(features))
     flow, scale = source.kept(*estimates[root])
-    return torch.cat((frame, model.predict(model.move(features[1:], flow, scale), size).argmax(1).cpu()))
+    return model.predict(model.move(features[1:], flow, scale), size)
 
 
 def average_over_offsets(table: pd.DataFrame, metric: str = "miou") -> pd.DataFrame:

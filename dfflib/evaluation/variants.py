@@ -96,7 +96,7 @@ def compare(
         progress: show bars.
 
     Returns:
-        Tidy rows (`dfflib.evaluation.offsets.COLUMNS`) of experiment ``08_methods``; ``Frame`` has a row at every offset.
+        Tidy rows (`dfflib.results.COLUMNS`) of experiment ``08_methods``; ``Frame`` has a row at every offset.
 
     Raises:
         DffError: no such variant.

@@ -8,10 +8,11 @@ import copy
 import ctypes
 import platform
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._pytree import tree_map
 
@@ -20,7 +21,6 @@ from dfflib.models.dff import DeepFeatureFlow
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-PLANES = 4  # classes; so many at most are enlarged as planes
 KEPT, OLD_LIMIT = 2**30, 2**25  # bytes; an older glibc takes no larger threshold than the second
 
 
@@ -33,10 +33,11 @@ def prepare(model: DeepFeatureFlow, device: str | torch.device | None = None, co
         compile: hand the feature and flow networks to ``torch.compile`` (on a GPU with CUDA graphs). The first frames of
             every size then take long; where compiling fails, a warning says why and they run as they are.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     keep_memory()
-    ready = fold_batch_norm(copy.deepcopy(model).eval().requires_grad_(False))
-    ready = ready.to(device, memory_format=torch.channels_last)
+    ready = copy.deepcopy(model).eval().requires_grad_(False)
+    fold_batch_norm(ready)
+    ready = ready.to(device).to(memory_format=torch.channels_last)
     if compile:
         ready.feature_net.forward = _compiled(ready.feature_net)
         if hasattr(ready.flow_source, "net"):
@@ -89,38 +90,13 @@ def autocast(device: torch.device, precision: str = "auto") -> contextlib.Abstra
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def best_classes(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Class of every pixel, ``(N, H, W)`` int64: enlarge the scores bilinearly, take the largest.
-
-    Equal to ``interpolate`` and ``argmax`` to rounding, in the order that suits a CPU, where this is most of a non-key frame
-    once the flow is cheap. PyTorch enlarges a channels-last picture on one core, so rows are enlarged first and become
-    pictures of their own; of few classes it enlarges planes faster. And ``max`` finds its index sooner than ``argmax``. One
-    picture at a time: scores at full size are the largest maps of all.
-
-    Args:
-        scores: ``(N, classes, h, w)``, channels-last or not.
-        size: rows and columns of the result.
-    """
-    classes, width, (rows, columns) = scores.shape[1], scores.shape[-1], size
-    labels = torch.empty(len(scores), *size, dtype=torch.int64, device=scores.device)
-    for one, found in zip(scores.split(1), labels, strict=True):
-        if classes > PLANES and not scores.is_cuda:
-            tall = F.interpolate(one, size=(rows, width), mode="bilinear").permute(0, 2, 3, 1)
-            tall = tall.reshape(rows, 1, width, classes).permute(0, 3, 1, 2)
-            enlarged = F.interpolate(tall, size=(1, columns), mode="bilinear")
-        else:
-            enlarged = F.interpolate(one.contiguous(), size=size, mode="bilinear")
-        found.copy_(enlarged.max(1).indices.view(size))
-    return labels
-
-
-def _compiled(module: nn.Module, method: str = "forward"):
+def _compiled(module: nn.Module, method: str = "forward") -> Callable[..., Any]:
     """A compiled method that falls back to the plain one, once and for all, when compiling fails."""
     plain = getattr(module, method)
     graphs = next(module.parameters()).is_cuda
     fast, works = torch.compile(plain, mode="reduce-overhead" if graphs else None, dynamic=False), True
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         """The compiled method while it works, else the plain one."""
         nonlocal works
         if works:

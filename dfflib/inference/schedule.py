@@ -25,7 +25,7 @@ class FixedInterval:
                 f"key-frame interval is {interval}, but the video has only {num_frames} frame{'s' * (num_frames != 1)}: "
                 f"choose an interval from 1 to {max(1, num_frames)}."
             )
-        self.interval = int(interval)
+        self.interval: int = int(interval)
 
     def is_key(self, index: int) -> bool:
         """Whether frame ``index`` (from 0) is a key frame."""

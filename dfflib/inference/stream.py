@@ -1,12 +1,13 @@
 """Video in, predictions out, in constant memory: Algorithm 1 of the paper as an engine, for files and for live sources.
 
-Two modes that label every frame alike, to rounding:
+Two modes that give every frame the same result, to rounding:
 
-* *online*: a frame's labels come out before the next frame is read. For a camera.
+* *online*: a frame's result comes out before the next frame is read. For a camera.
 * *batched*: the frames between two key frames go through the flow and task networks together. For a file.
 
 A non-key frame costs the flow network on that frame, one warp and the task network. What depends on the key frame alone, its
-features and its half of the flow network's input, is computed once an interval and kept; nothing else is.
+features and its half of the flow network's input, is computed once an interval and kept; nothing else is. What a result is (of
+segmentation: a label map), and how it is drawn, the model's task knows.
 """
 
 import contextlib
@@ -14,9 +15,10 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,35 +31,38 @@ from dfflib.data.video.reader import resized_shape
 from dfflib.data.video.writer import FASTEST, FORMATS, part_of
 from dfflib.errors import DffError
 from dfflib.flow import DISFlow, FlowSource, ZeroFlow
-from dfflib.inference.preparation import autocast, best_classes, prepare
+from dfflib.inference.preparation import autocast, prepare
 from dfflib.inference.schedule import FixedInterval
 from dfflib.models import checkpoints
-from dfflib.models.dff import DeepFeatureFlow
+from dfflib.models.dff import DeepFeatureFlow, image_size
 from dfflib.paths import CHECKPOINTS, output_file
-from dfflib.viz import overlay
 
 SHIPPED = CHECKPOINTS / "joint_s0.safetensors"
 MODES = ("online", "batched")
 LABELS = ("full", "coarse")
-FLOW_SOURCES = {
-    "network": None, "dis": lambda: DISFlow("fast"), "dis-half": lambda: DISFlow("ultrafast", input_stride=2), "zero": ZeroFlow,
-}  # fmt: skip
+FLOW_SOURCES: dict[str, Callable[[], FlowSource | None]] = {
+    "network": lambda: None,
+    "dis": lambda: DISFlow("fast"),
+    "dis-half": lambda: DISFlow("ultrafast", input_stride=2),
+    "zero": ZeroFlow,
+}
 """What moves the features: the model's own network, OpenCV's DIS at full and at half size, or nothing."""
 
 MOST = 16  # frames of a batch: of a longer interval, so many at a time
 BATCH_BYTES = 2**29  # and of large frames so many as these bytes hold
-LABEL_BYTES, IMAGE_BYTES = 12, 120  # of a frame: for each pixel of its labels, and for each that the networks see
+RESULT_BYTES, IMAGE_BYTES = 12, 120  # of a frame: for each pixel of its result, and for each that the networks see
 DEFAULT_INTERVAL = 5
 AHEAD = 8  # frames decoded ahead of the networks
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One frame of the stream: its number, the frame ``(3, H, W)`` uint8, labels ``(H, W)`` int64, and whether it was a key."""
+    """One frame of the stream: its number, the frame ``(3, H, W)`` uint8, the task's result for it (of segmentation: labels
+    ``(H, W)`` int64), and whether it was a key frame."""
 
     index: int
     frame: Tensor
-    labels: Tensor
+    result: Any
     is_key: bool
 
 
@@ -78,14 +83,21 @@ class Segmented:
         return self.frames / max(self.seconds, 1e-9)
 
 
+class _KeyFrame(NamedTuple):
+    """What is kept of a key frame: its shape, its features, and what the flow source computes from it alone."""
+
+    shape: torch.Size
+    features: Tensor
+    encoded: Any
+
+
 class Engine:
     """The state between two key frames, and the two things that happen to a frame.
 
     Args:
         model: in evaluation mode; `dfflib.inference.preparation.prepare` makes it fast.
-        short_side: frames are reduced to this for the networks; labels come out at full size all the same.
-        labels: ``"full"`` enlarges the class scores, then takes the best class of every pixel; ``"coarse"`` takes the best
-            class of every feature cell and enlarges that: cheaper, with outlines as stairs.
+        short_side: frames are reduced to this for the networks; results are of full size all the same.
+        labels: ``"full"`` or ``"coarse"``, cheaper ones if the task has such (`dfflib.models.task.Segmentation.fast_results`).
         precision: see `dfflib.inference.preparation.autocast`.
 
     Raises:
@@ -101,40 +113,37 @@ class Engine:
         self.device = next(model.parameters()).device
         self.precision = precision
         autocast(self.device, precision)  # refuses what it does not know
-        self._features = self._encoded = self._shape = None
+        self._key: _KeyFrame | None = None
 
     @torch.inference_mode()
-    def key(self, frame: Tensor) -> Tensor:
-        """Labels ``(H, W)`` of a key frame ``(3, H, W)`` uint8, which the next frames are propagated from."""
+    def key(self, frame: Tensor) -> Any:
+        """Result for a key frame ``(3, H, W)`` uint8, which the next frames are propagated from."""
         check_frame(frame, "the key frame")
-        self._shape = frame.shape
         with autocast(self.device, self.precision):
             image = self.images([frame])
-            self._features = self.model.extract(image)
-            self._encoded = self.model.flow_source.encode_key(image)
-            return self.label(self._features, tuple(frame.shape[-2:]))[0]
+            features = self.model.extract(image)
+            self._key = _KeyFrame(frame.shape, features, self.model.flow_source.encode_key(image))
+            return self.results(features, image_size(frame))[0]
 
     @torch.inference_mode()
-    def others(self, frames: list[Tensor]) -> Tensor:
-        """Labels ``(N, H, W)`` of frames of one size by way of the last key frame."""
-        if self._shape is None:
+    def others(self, frames: list[Tensor]) -> Any:
+        """Results for frames of one size by way of the last key frame."""
+        if self._key is None:
             raise DffError("there is no key frame yet: give one to Engine.key first.")
+        shape, features, encoded = self._key
         for frame in frames:
-            check_frame(frame, "a frame", self._shape)
+            check_frame(frame, "a frame", shape)
         with autocast(self.device, self.precision):
-            flow, scale = self.model.flow_source.estimate(
-                self._encoded, self.images(frames), tuple(self._features.shape[-2:])
-            )
-            return self.label(self.model.move(self._features, flow, scale), tuple(frames[0].shape[-2:]))
+            flow, scale = self.model.flow_source.estimate(encoded, self.images(frames), image_size(features))
+            return self.results(self.model.move(features, flow, scale), image_size(frames[0]))
 
     def images(self, frames: list[Tensor]) -> Tensor:
         """``(N, 3, h, w)`` in [0, 1], channels-last; never enlarged. What is done to a frame once, whatever it is used for."""
-        size = tuple(frames[0].shape[-2:])
+        size = image_size(frames[0])
         seen = self.seen(size)
         whole = seen == size
-        options = dict(device=self.device, memory_format=torch.channels_last)
-        images = torch.empty(len(frames), 3, *seen, **options)  # each frame goes to its place: no copy of all of them
-        for image, frame in zip(images, frames, strict=True):
+        images = torch.empty(len(frames), 3, *seen, device=self.device, memory_format=torch.channels_last)
+        for image, frame in zip(images, frames, strict=True):  # each goes to its place: no copy of all of them
             if self.device.type == "cuda":
                 frame = frame.pin_memory().to(self.device, non_blocking=True)
             if whole:
@@ -145,21 +154,18 @@ class Engine:
 
     def seen(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size at which the networks see frames of ``size``, both ``(H, W)``."""
-        whole = self.short_side is None or self.short_side >= min(size)
-        return size if whole else resized_shape(size, self.short_side)
+        if self.short_side is None or self.short_side >= min(size):
+            return size
+        return resized_shape(size, self.short_side)
 
     def most(self, size: tuple[int, int]) -> int:
         """How many frames of ``size`` go through the networks together."""
-        each = LABEL_BYTES * math.prod(size) + IMAGE_BYTES * math.prod(self.seen(size))
+        each = RESULT_BYTES * math.prod(size) + IMAGE_BYTES * math.prod(self.seen(size))
         return min(max(BATCH_BYTES // each, 1), MOST)
 
-    def label(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Best classes ``(N, H, W)`` int64, on the CPU."""
-        scores = self.model.n_task(features)
-        if self.labels == "full":
-            return best_classes(scores, size).cpu()
-        coarse = scores.argmax(1)[:, None].float()
-        return F.interpolate(coarse, size=size, mode="nearest-exact")[:, 0].long().cpu()
+    def results(self, features: Tensor, size: tuple[int, int]) -> Any:
+        """The task's results for features of frames of a size, on the CPU."""
+        return self.model.task.fast_results(self.model.n_task(features), size, self.labels == "coarse")
 
 
 def check_frame(frame: Tensor, what: str, shape: tuple[int, ...] | None = None) -> None:
@@ -180,20 +186,20 @@ def predictions(
     model: DeepFeatureFlow | Engine, frames: Iterable[Tensor], schedule: FixedInterval, short_side: int | None = None,
     mode: str = "online",
 ) -> Iterator[Prediction]:  # fmt: skip
-    """Segment frames as they come (Algorithm 1).
+    """Results for frames as they come (Algorithm 1).
 
     Args:
         model: in evaluation mode, or an `Engine` with options of its own.
         frames: uint8 ``(3, H, W)``, all of one size.
         schedule: says which frames are key frames.
-        short_side: frames are reduced to this for the networks; labels come out at full size all the same.
+        short_side: frames are reduced to this for the networks; results are of full size all the same.
         mode: ``"online"`` or ``"batched"``.
 
     Yields:
         One `Prediction` a frame, in order.
 
     Raises:
-        DffError: no such mode, or a frame of another kind or size, which its number names; those before it are labelled.
+        DffError: no such mode, or a frame of another kind or size, which its number names; those before it have results.
     """
     if mode not in MODES:
         raise DffError(f"there is no mode {mode!r}: choose one of {', '.join(MODES)}.")
@@ -211,7 +217,7 @@ def _results(engine: Engine, frames: Iterable[Tensor], schedule: FixedInterval, 
             yield from _others(engine, waiting)
             raise
         if shape is None:
-            shape, most = frame.shape, 1 if online else engine.most(tuple(frame.shape[-2:]))
+            shape, most = frame.shape, 1 if online else engine.most(image_size(frame))
         is_key = schedule.is_key(index)
         if not is_key:
             waiting[index] = frame
@@ -227,8 +233,8 @@ def _results(engine: Engine, frames: Iterable[Tensor], schedule: FixedInterval, 
 def _others(engine: Engine, waiting: dict[int, Tensor]) -> Iterator[Prediction]:
     """Predictions for frames between two key frames, which are numbered; none for none."""
     found = engine.others(list(waiting.values())) if waiting else ()
-    for (index, frame), labels in zip(waiting.items(), found, strict=True):
-        yield Prediction(index, frame, labels, False)
+    for (index, frame), result in zip(waiting.items(), found, strict=True):
+        yield Prediction(index, frame, result, False)
 
 
 def flow_source(name: str) -> FlowSource | None:
@@ -239,7 +245,7 @@ def flow_source(name: str) -> FlowSource | None:
     """
     if name not in FLOW_SOURCES:
         raise DffError(f"there is no flow source {name!r}: choose one of {', '.join(FLOW_SOURCES)}.")
-    return FLOW_SOURCES[name] and FLOW_SOURCES[name]()
+    return FLOW_SOURCES[name]()
 
 
 def default_out(video: str | os.PathLike) -> Path:
@@ -253,7 +259,7 @@ def segment_video(
     progress: bool = True, mode: str = "batched", labels: str = "full", precision: str = "auto", compile: bool = False,
     fps: float | None = None,
 ) -> Segmented:  # fmt: skip
-    """Segment a video file or a folder of frames, and write it with its labels painted over (H.264), without its sound.
+    """Segment a video file or a folder of frames, and write it with its results painted over (H.264), without its sound.
 
     Each frame is shown when it is shown in the video, and pixels keep their shape. While it is written, the file is called
     ``NAME.part.mp4``; if something stops the work, it stays so, and an earlier file of the final name stays, too.
@@ -283,17 +289,17 @@ def segment_video(
     """
     source = flow_source(flow)
     schedule = FixedInterval(interval)  # a bad interval fails before anything is loaded
-    checkpoint = SHIPPED if checkpoint is None else checkpoint
-    if not isinstance(checkpoint, Engine) and short_side is None:
-        short_side = checkpoints.describe(checkpoint)[1].get("short_side")
-    inputs = [video] if isinstance(checkpoint, Engine) else [video, checkpoint]
+    engine = checkpoint if isinstance(checkpoint, Engine) else None
+    file = SHIPPED if checkpoint is None or isinstance(checkpoint, Engine) else checkpoint
+    if not engine and short_side is None:
+        short_side = checkpoints.describe(file)[1].get("short_side")
+    inputs = [video] if engine else [video, file]
     out = output_file(default_out(video) if out is None else out, inputs, FORMATS)
     if os.path.realpath(part_of(out)) == os.path.realpath(video):
         raise DffError(f"{video} is where {out} is kept while it is written: rename it, or name another file to write.")
     with read_stream(video, fps=fps) as stream:
-        engine = checkpoint
-        if not isinstance(engine, Engine):
-            model = checkpoints.load_segmenter(checkpoint)
+        if not engine:
+            model = checkpoints.load_segmenter(file)
             model = prepare(model if source is None else model.with_flow(source), compile=compile)
             engine = Engine(model, short_side, labels, precision)
         began = time.perf_counter()
@@ -309,8 +315,8 @@ def segment_video(
 def _paint(
     engine: Engine, stream: VideoStream, schedule: FixedInterval, mode: str, out: Path, name: str | None
 ) -> tuple[int, int]:
-    """Write a stream with its labels painted over; returns the numbers of frames and of key frames. A name shows a bar."""
-    keys, fps = 0, min(stream.fps, FASTEST)
+    """Write a stream with its results painted over; returns the numbers of frames and of key frames. A name shows a bar."""
+    keys, fps, draw = 0, min(stream.fps, FASTEST), engine.model.task.draw
     frames = prefetch(stream, AHEAD)
     bar = tqdm(
         frames, total=stream.num_frames, desc=name, unit="frame", disable=name is None, leave=False, mininterval=1.0
@@ -322,9 +328,9 @@ def _paint(
         writer = VideoWriter(out, fps, stream.size, stream.pixel_aspect)
         try:
             with writer:
-                for result in itertools.chain([first], results):
-                    writer.write(overlay(result.frame, result.labels), stream.times[result.index])
-                    keys += result.is_key
+                for found in itertools.chain([first], results):
+                    writer.write(draw(found.frame, found.result), stream.times[found.index])
+                    keys += found.is_key
                 writer.close(stream.duration)
         except (DffError, KeyboardInterrupt) as stop:
             if not writer.part.exists():

@@ -1,8 +1,14 @@
-"""Networks by name: every key-frame and flow network that a checkpoint or a recipe can ask for."""
+"""Models from plain values, one dict for each of the three networks, as recipes have them and checkpoints store them.
 
-import inspect
-import numbers
+For example::
+
+    build(task={"num_classes": 3}, features={"name": "residual", "channels": 32}, flow={"name": "correlation", "width": 0.75})
+"""
+
 import reprlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,112 +19,125 @@ from dfflib.flow import FlowNetwork
 from dfflib.flow.correlation import CorrelationFlowNet
 from dfflib.flow.flownet import FlowNetS, FlowNetSR
 from dfflib.flow.inception import FlowNetInception
+from dfflib.models.arguments import Argument, check_value
 from dfflib.models.dff import DeepFeatureFlow
-from dfflib.models.keyframe import FlowNetSegmenter, ResidualSegmenter, segmentation_head
+from dfflib.models.keyframe import ResidualSegmenter
+from dfflib.models.task import Segmentation, Task
 
-FEATURE_NETS = ("residual", "flownet_s")
-RESNETS = {"resnet50": 50, "resnet101": 101}  # the published feature networks, by depth
-FLOW_NETS = {
-    "flownet_s": FlowNetS, "flownet_sr": FlowNetSR, "flownet_inception": FlowNetInception, "correlation": CorrelationFlowNet,
-}  # fmt: skip
-RANGES = {
-    "num_classes": (1, 255),  # label 255 means: does not count
-    "channels": (2, 4096), "width": (0.01, 8), "flow_width": (0.01, 8), "flow_input_stride": (1, 16), "task_blocks": (0, 6),
-}  # fmt: skip
-"""Least and largest value of each number that `build` takes."""
+Config = dict[str, dict[str, Any]]
+"""``{"task": {...}, "features": {...}, "flow": {...}}``: of each network its name and arguments."""
 
-KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a line of text"}
+
+class Network(NamedTuple):
+    """A network by name: what makes it, and which arguments it takes."""
+
+    make: Callable[..., Any]
+    arguments: dict[str, Argument]
+
+
+def _resnet(depth: int, **arguments: bool) -> nn.Module:
+    from dfflib.models.resnet import ResNetFeatures  # importing torchvision takes seconds that no other model needs
+
+    return ResNetFeatures(depth, **arguments)
+
+
+def _flow(
+    net: Callable[..., Any], channels: int, stride: int, width: float, input_stride: int, scale: bool
+) -> FlowNetwork:
+    return FlowNetwork(net(6, 2, width), channels, stride, input_stride, scale)
+
+
+_SIZE = {"channels": Argument(64, (2, 4096)), "task_blocks": Argument(0, (0, 6))}
+_PUBLISHED = {"stride_in_1x1": Argument(False), "frozen": Argument(False)}
+_FLOW = {"width": Argument(0.375, (0.01, 8)), "input_stride": Argument(1, (1, 16)), "scale": Argument(True)}
+NETWORKS: dict[str, dict[str, Network]] = {
+    "task": {"segmentation": Network(Segmentation, Segmentation.arguments)},
+    "features": {
+        "residual": Network(ResidualSegmenter, _SIZE),
+        "resnet50": Network(partial(_resnet, 50), _PUBLISHED),
+        "resnet101": Network(partial(_resnet, 101), _PUBLISHED),
+    },
+    "flow": {
+        "flownet_sr": Network(partial(_flow, FlowNetSR), _FLOW),
+        "flownet_s": Network(partial(_flow, FlowNetS), _FLOW),
+        "flownet_inception": Network(partial(_flow, FlowNetInception), _FLOW),
+        "correlation": Network(partial(_flow, CorrelationFlowNet), _FLOW),
+    },
+}
+"""Every network that a recipe or a checkpoint can ask for; the first of each part is the default."""
 
 
 def build(
-    num_classes: int = 2, feature_net: str = "residual", channels: int = 64, width: float = 1.0,
-    flow_net: str = "flownet_sr", flow_width: float = 0.375, flow_input_stride: int = 1, scale: bool = True,
-    stride_in_1x1: bool = False, frozen: bool = False, task_blocks: int = 0,
-) -> DeepFeatureFlow:  # fmt: skip
-    """Assemble a model from plain values, as checkpoints store them.
+    task: dict[str, Any] | None = None, features: dict[str, Any] | None = None, flow: dict[str, Any] | None = None
+) -> DeepFeatureFlow:
+    """Assemble a model. Each dict has the ``name`` of a network in `NETWORKS` and its arguments; what is left out has its
+    default.
 
     Args:
-        num_classes: classes to tell apart.
-        feature_net: ``"residual"`` (compact, a 1x1 head as N_task) or ``"flownet_s"`` (the prototype: scores propagate);
-            ``"resnet50"`` or ``"resnet101"`` (as published: 1024 channels at stride 16, the same head).
-        channels: feature channels of the residual network.
-        width: channel factor of ``"flownet_s"`` as feature network.
-        flow_net: ``"flownet_sr"``, ``"flownet_s"`` (width 0.5 is the paper's FlowNet Half) or ``"flownet_inception"``.
-        flow_width: channel factor of the flow network.
-        flow_input_stride: 1 for frames at full size, 2 for half size.
-        scale: with the scale field or without.
-        task_blocks: of the residual network, how many of its last blocks belong to N_task.
-        stride_in_1x1, frozen: of a ResNet, see ``dfflib.models.resnet.ResNetFeatures``.
+        task: N_task, ``"segmentation"`` with ``num_classes`` (2).
+        features: N_feat, ``"residual"`` (compact) with ``channels`` (64) of the feature map, and ``task_blocks`` (0), how many
+            of its last blocks belong to N_task; or as published ``"resnet50"`` or ``"resnet101"`` (1024 channels at stride 16)
+            with ``stride_in_1x1`` and ``frozen``, see `dfflib.models.resnet.ResNetFeatures`.
+        flow: F and S, ``"flownet_sr"``, ``"flownet_s"`` (width 0.5 is the paper's FlowNet Half), ``"flownet_inception"`` or
+            ``"correlation"``; with ``width`` (0.375), a factor on channels, ``input_stride`` (1; 2 halves the frames) and
+            ``scale`` (True; with the scale field or without).
 
     Raises:
-        DffError: a value of another type, out of its range (`RANGES`), or a network that there is not.
+        DffError: a network that there is not, an argument that it does not take, a value of another type or out of its range.
     """
-    check_arguments(locals())
-    if feature_net == "residual":
-        features = ResidualSegmenter(channels, task_blocks=task_blocks)
-        task = segmentation_head(channels, num_classes)
-    elif feature_net in RESNETS:
-        from dfflib.models.resnet import ResNetFeatures  # importing torchvision takes seconds that no other model needs
-
-        features = ResNetFeatures(RESNETS[feature_net], stride_in_1x1, frozen)
-        task = segmentation_head(features.channels, num_classes)
-    else:
-        features = FlowNetSegmenter(num_classes, width)
-        task = nn.Identity()
-    net = FLOW_NETS[flow_net](6, 2, flow_width)
-    return DeepFeatureFlow(
-        features, task, FlowNetwork(net, features.channels, features.stride, flow_input_stride, scale)
-    )
+    config = complete({"task": task or {}, "features": features or {}, "flow": flow or {}})
+    made = {part: partial(NETWORKS[part][given.pop("name")].make, **given) for part, given in config.items()}
+    purpose, feature_net = made["task"](), made["features"]()
+    task_net = purpose.network(feature_net.channels)
+    flow_source = made["flow"](feature_net.channels, feature_net.stride)
+    return DeepFeatureFlow(feature_net, task_net, flow_source, task=purpose)
 
 
-def check_arguments(arguments: dict) -> None:
-    """Refuse what `build` cannot take, whoever asks: a caller, or the header of a file.
+def task_of(config: Config) -> Task:
+    """The task of a described model, which is not built."""
+    arguments = complete(config)["task"]
+    return NETWORKS["task"][arguments.pop("name")].make(**arguments)
+
+
+def complete(config: object) -> Config:
+    """A description of a model with every network named and every argument given, whoever gave it: a caller, or a file.
 
     Raises:
-        DffError: an unknown name, a value of another type or out of its range, or a network that there is not.
+        DffError: as `build`.
     """
-    known = inspect.signature(build).parameters
-    for name, value in arguments.items():
-        if name not in known:
-            raise DffError(f"a model has no argument {ascii(name)[:80]}: choose from {', '.join(known)}.")
-        check_value(name, value, type(known[name].default), RANGES.get(name))
-    feature_net, flow_net = (arguments.get(name, known[name].default) for name in ("feature_net", "flow_net"))
-    if feature_net not in (*FEATURE_NETS, *RESNETS) or flow_net not in FLOW_NETS:
-        raise DffError(
-            f"there is no model with feature network {feature_net!r} and flow network {flow_net!r}: choose from "
-            f"{', '.join((*FEATURE_NETS, *RESNETS))} and {', '.join(FLOW_NETS)}."
-        )
+    if not isinstance(config, dict):
+        raise DffError(f"a model is described by {type(config).__name__} and no dict.")
+    for part in config:
+        if part not in NETWORKS:
+            raise DffError(f"a model has no part {ascii(part)[:80]}: choose from {', '.join(NETWORKS)}.")
+    return {part: _complete(part, config.get(part, {})) for part in NETWORKS}
 
 
-def check_value(name: str, value: object, kind: type, limits: tuple[float, float] | None = None) -> None:
-    """Refuse a value that is not of a kind, or a number out of its limits.
-
-    Args:
-        name: for the message.
-        value: anything.
-        kind: ``bool``, ``int``, ``float`` (which takes whole numbers too) or ``str`` (one line, of 200 characters at most).
-        limits: least and largest number; None takes any, NaN too.
-
-    Raises:
-        DffError: it does not fit.
-    """
-    fits = isinstance(value, {int: numbers.Integral, float: numbers.Real}.get(kind, kind))
-    if kind is not bool and isinstance(value, bool):  # which is an int to Python
-        fits = False
-    if fits and kind is str:
-        fits = len(value) <= 200 and value.isprintable()
-    if fits and limits:
-        fits = limits[0] <= value <= limits[1]
-    if not fits:
-        span = f" from {limits[0]} to {limits[1]}" if limits else ""
-        raise DffError(f"{name} is {reprlib.repr(value)}: choose {KINDS[kind]}{span}.")
+def _complete(part: str, given: object) -> dict[str, Any]:
+    """One network's name and all of its arguments."""
+    if not isinstance(given, dict):
+        raise DffError(f"{part} is {reprlib.repr(given)}: give a dict of a network's name and arguments.")
+    networks = NETWORKS[part]
+    name = given.get("name", next(iter(networks)))
+    if not isinstance(name, str) or name not in networks:
+        raise DffError(f"there is no network {reprlib.repr(name)} for {part}: choose one of {', '.join(networks)}.")
+    takes = networks[name].arguments
+    for argument, value in given.items():
+        if argument not in ("name", *takes):
+            raise DffError(
+                f"{name} takes no argument {ascii(argument)[:80]} for {part}: choose from {', '.join(takes)}."
+            )
+        if argument != "name":
+            default, limits = takes[argument]
+            check_value(f"{argument} of {part}", value, type(default), limits)
+    return {"name": name} | {argument: given.get(argument, default) for argument, (default, _) in takes.items()}
 
 
-def outline(**arguments) -> dict[str, Tensor]:
-    """Names, shapes and types of the tensors of a model, whose weights take no memory: what `build` of the same arguments
+def outline(config: Config) -> dict[str, Tensor]:
+    """Names, shapes and types of the tensors of a model, whose weights take no memory: what `build` of the same description
     would have as its ``state_dict``."""
     with _NoMemory():
-        return build(**arguments).state_dict()
+        return build(**config).state_dict()
 
 
 class _NoMemory(TorchFunctionMode):
@@ -134,8 +153,3 @@ class _NoMemory(TorchFunctionMode):
         filled = args[0] if args else kwargs.get("tensor")
         in_place = function.__name__.endswith("_") and not function.__name__.startswith("_")
         return filled if in_place and getattr(filled, "is_meta", False) else function(*args, **kwargs)
-
-
-def prototype(num_classes: int = 2) -> DeepFeatureFlow:
-    """The Julia prototype as it was: FlowNetS as segmenter, FlowNetSR on full-size frames, no scale field."""
-    return build(num_classes, "flownet_s", flow_net="flownet_sr", flow_width=1.0, flow_input_stride=1, scale=False)

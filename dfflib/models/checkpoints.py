@@ -1,9 +1,9 @@
 """Checkpoints: weights in safetensors, with what they are written in the file's header.
 
-The header holds the model's description (so that it can be rebuilt), the training stage, seed, steps, how it was trained, and
-checksums. Nothing in a file is believed: values have types and ranges, and names and shapes must be those of the model that is
-described, before memory is taken for either. The weights must be those that were written; without a checksum, finite numbers.
-A file of another model, or a damaged one, is refused with one sentence.
+The header (`dfflib.models.headers`) holds the model's description, so that it can be rebuilt, and how it was trained. Nothing
+in a file is believed: names and shapes must be those of the model that is described, before memory is taken for either. The
+weights must be those that were written; without a checksum, finite numbers. A file of another model, or a damaged one, is
+refused with one sentence.
 """
 
 import hashlib
@@ -13,28 +13,19 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dfflib import __version__
 from dfflib.errors import DffError
-from dfflib.models.build import build, check_arguments, check_value, outline
+from dfflib.models import headers
+from dfflib.models.build import Config, build, outline
 from dfflib.models.dff import DeepFeatureFlow
 from dfflib.paths import write_atomically
 
-ABOUT = {
-    "stage": (str,), "settings": (str,), "device": (str,), "torch": (str,), "stored": (str,), "seed": (int,),
-    "steps": (int, (0, 10**12)), "batch": (int, (1, 10**6)), "short_side": (int, (1, 2**16)), "metric": (float,),
-    "seconds": (float, (0, 10**12)),
-}  # fmt: skip
-"""Kind and limits of the facts in a header that mean the same in every file. None, and others beside them, are allowed."""
-
-SUMS = {"tensor_sha256", "header_sha256"}  # that older files lack
-KEYS = {"dfflib", "model", "about", *SUMS}
 AGAIN = "fetch or train it again."
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 MAX_HEADER = 2**22  # bytes; that of a ResNet-101 takes 80 thousand
@@ -47,34 +38,34 @@ class Checkpoint:
 
     Attributes:
         path: the file, for messages.
-        config: keyword arguments of ``dfflib.models.build.build``.
+        config: all keyword arguments of `dfflib.models.build.build`.
         about: stage, seed, steps, device, data, metrics.
         weights: name -> tensor, in the precision in which it is stored.
     """
 
     path: Path
-    config: dict
-    about: dict
+    config: Config
+    about: dict[str, Any]
     weights: dict[str, Tensor]
 
 
 def save_checkpoint(
-    path: str | os.PathLike, model: DeepFeatureFlow, config: dict, parts: tuple[str, ...] = ("",), **about
+    path: str | os.PathLike, model: DeepFeatureFlow, config: Config, parts: tuple[str, ...] = ("",), **about: Any
 ) -> Path:
     """Write weights and description, atomically.
 
     Args:
         path: ``.safetensors`` file.
         model: its ``state_dict`` is stored.
-        config: keyword arguments of ``dfflib.models.build.build``.
+        config: keyword arguments of `dfflib.models.build.build`.
         parts: prefixes of the tensors to store (``"flow_source."``, say): a stage stores what it has trained.
         about: anything JSON can hold: stage, seed, steps, device, data, metrics.
 
     Raises:
-        DffError: a value that the header cannot have (`ABOUT`, `dfflib.models.build.RANGES`).
+        DffError: a value that the header cannot have (`dfflib.models.headers.ABOUT`, `dfflib.models.build.NETWORKS`).
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
-               if name.startswith(tuple(parts))}  # fmt: skip
+    stored = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(tuple(parts))}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.items()}
     return _write(path, weights, config, about)
 
 
@@ -107,11 +98,11 @@ def tensor_digest(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def as_shipped(path: str | os.PathLike) -> tuple[str, dict, dict]:
+def as_shipped(path: str | os.PathLike) -> tuple[str, Config, dict[str, Any]]:
     """What a checkpoint is in the form in which it ships: `tensor_digest` of its weights in half precision, model and facts.
 
     Equal for a shipped file and the file that it was made from, whatever versions of dfflib wrote the two.
@@ -120,28 +111,8 @@ def as_shipped(path: str | os.PathLike) -> tuple[str, dict, dict]:
     return tensor_digest(_in_half(read.weights)), read.config, {**read.about, "stored": "float16"}
 
 
-def _write(path: str | os.PathLike, weights: dict[str, Tensor], config: dict, about: dict) -> Path:
-    _check_header(config, about)
-    header = {"dfflib": __version__, "model": json.dumps(config), "about": json.dumps(about)}
-    header["tensor_sha256"] = tensor_digest(weights)
-    header["header_sha256"] = _header_digest(header)
-    return write_atomically(path, _with_sorted_header(save(weights, metadata=header)))
-
-
-def _header_digest(header: dict[str, str]) -> str:
-    """Of everything else in a header: a bit that turns one valid setting into another shows nowhere else."""
-    text = json.dumps({name: value for name, value in header.items() if name != "header_sha256"}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _with_sorted_header(file: bytes) -> bytes:
-    """The same file with its metadata in order: safetensors shuffles it, and equal models should be equal files."""
-    end = 8 + int.from_bytes(file[:8], "little")
-    header = json.loads(file[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format keeps tensors aligned to 8 bytes
-    return len(text).to_bytes(8, "little") + text + file[end:]
+def _write(path: str | os.PathLike, weights: dict[str, Tensor], config: object, about: dict[str, Any]) -> Path:
+    return write_atomically(path, save(weights, headers.write(config, about, tensor_digest(weights))))
 
 
 def read_checkpoint(path: str | os.PathLike | Checkpoint) -> Checkpoint:
@@ -154,9 +125,9 @@ def read_checkpoint(path: str | os.PathLike | Checkpoint) -> Checkpoint:
         return path
     path = Path(path)
     with _opened(path) as file:
-        header, tensors = _header(path, file)
-        config, about = _description(path, header)
-        expected = _outline(json.dumps(config))
+        metadata, tensors = _header(path, file)
+        header = _description(path, metadata)
+        expected = _outline(json.dumps(header.config))
         _require_same(path, {name: shape for name, (_, shape) in tensors.items()}, expected)
         for name, (dtype, _) in tensors.items():
             if dtype.is_floating_point != expected[name].is_floating_point():
@@ -167,15 +138,15 @@ def read_checkpoint(path: str | os.PathLike | Checkpoint) -> Checkpoint:
         weights = load(data)
     except (SafetensorError, ValueError, RuntimeError, AssertionError) as error:
         raise _damaged(path, error) from error
-    if header.get("tensor_sha256") not in (None, tensor_digest(weights)):
+    if header.tensor_sha256 not in (None, tensor_digest(weights)):
         raise _damaged(path, "its tensors are not those that were written")
     for name, tensor in weights.items():
         if not tensor.float().isfinite().all() or name.endswith("running_var") and (tensor < 0).any():
             raise DffError(f"{path} holds broken weights ({name} has values that no training leaves): {AGAIN}")
-    return Checkpoint(path, config, about, weights)
+    return Checkpoint(path, header.config, header.about, weights)
 
 
-def describe(path: str | os.PathLike) -> tuple[dict, dict]:
+def describe(path: str | os.PathLike) -> tuple[Config, dict[str, Any]]:
     """Model description and training facts of a checkpoint, ``(config, about)``; of the weights only the sizes are looked at.
 
     Raises:
@@ -183,7 +154,8 @@ def describe(path: str | os.PathLike) -> tuple[dict, dict]:
     """
     path = Path(path)
     with _opened(path) as file:
-        return _description(path, _header(path, file)[0])
+        header = _description(path, _header(path, file)[0])
+    return header.config, header.about
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -212,7 +184,7 @@ def _header(path: Path, file: BinaryIO) -> tuple[dict[str, str], dict[str, tuple
     if not 0 < length <= min(size - 8, MAX_HEADER):
         raise _damaged(path, f"its header would take {length} bytes of {size}")
     try:
-        entries = _json(file.read(length).decode())
+        entries = headers.parse(file.read(length).decode())
         metadata, tensors, counted = entries.pop("__metadata__", None) or {}, {}, 8 + length
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("metadata other than text")
@@ -231,58 +203,30 @@ def _header(path: Path, file: BinaryIO) -> tuple[dict[str, str], dict[str, tuple
     return metadata, tensors
 
 
-def _json(text: str):
-    """What JSON says. Of two values for one name none is taken."""
-
-    def unique(pairs: list[tuple]) -> dict:
-        """An object, if its names differ."""
-        if len(found := dict(pairs)) < len(pairs):
-            raise ValueError("a name stands twice in its header")
-        return found
-
-    return json.loads(text, object_pairs_hook=unique)
-
-
 def _shown(name: object) -> str:
     """A name out of a file, fit for a message of one line."""
     return str(name)[:80] if str(name).isprintable() else ascii(str(name)[:80])
 
 
-def _description(path: Path, header: dict[str, str]) -> tuple[dict, dict]:
-    """The model and the training facts that a header tells, in types and ranges that they can have."""
-    if not {"model", "about"} <= set(header):
-        raise DffError(f"{path} was not written by dfflib: it names no model. Use a checkpoint of `dfflib train`.")
+def _description(path: Path, metadata: dict[str, str]) -> headers.Header:
+    """What a file's metadata tell of the model and its training."""
     try:
-        if odd := sorted(set(header) - KEYS):
-            raise DffError(f"there is no entry {_shown(odd[0])}")
-        if header.keys() & SUMS and header.get("header_sha256") != _header_digest(header):
-            raise DffError("it is not the one that was written")
-        config, about = _json(header["model"]), _json(header["about"])
-        _check_header(config, about)
+        header = headers.read(metadata)
     except (DffError, ValueError, RecursionError) as error:
         reason = str(error).partition("\n")[0][:300].rstrip(".")
         raise DffError(
             f"{path} has a header that this version of dfflib cannot use ({reason}): it is damaged or of another version, "
             f"so {AGAIN}"
         ) from error
-    return config, about
-
-
-def _check_header(config: dict, about: dict) -> None:
-    """Types and ranges of all that a header says of the model, and of what means the same in every account of training."""
-    for name, value in (("model", config), ("about", about)):
-        if not isinstance(value, dict):
-            raise DffError(f"{name} is a {type(value).__name__} and no object")
-    check_arguments(config)
-    for name, value in about.items():
-        if name in ABOUT and value is not None:
-            check_value(name, value, *ABOUT[name])
+    if header is None:
+        raise DffError(f"{path} was not written by dfflib: it names no model. Use a checkpoint of `dfflib train`.")
+    return header
 
 
 @lru_cache(maxsize=16)
 def _outline(config: str) -> dict[str, Tensor]:
     """The tensors of the model that a description in JSON is of, without memory: many files have the same."""
-    return outline(**json.loads(config))
+    return outline(json.loads(config))
 
 
 def _require_same(path: Path, found: dict[str, tuple[int, ...]], model: dict[str, Tensor], remedy: str = AGAIN) -> None:

@@ -8,13 +8,14 @@ The paper's Algorithm 1 in three calls::
 """
 
 import copy
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfflib.errors import DffError
 from dfflib.flow import FlowSource
+from dfflib.models.task import Segmentation, Task
 from dfflib.warp import warp
 
 
@@ -24,17 +25,24 @@ class DeepFeatureFlow(nn.Module):
     Args:
         feature_net: N_feat, images ``(N, 3, H, W)`` -> features ``(N, C, h, w)``; has ``stride`` and ``channels``, and
             ``finish`` if some of its layers belong to N_task.
-        task_net: N_task, features -> class scores ``(N, classes, h, w)``.
+        task_net: N_task, features -> what the task makes scores of; for segmentation class scores ``(N, classes, h, w)``.
         flow_source: F and S, ``(key, current, (h, w)) -> (flow, scale or None)``: see ``dfflib.flow``.
         padding_mode: what the warp finds outside the map; ``"zeros"`` as in the paper.
+        task: what the scores are for; None means segmentation.
     """
 
+    # Networks of many kinds, which share attributes and methods but no class.
+    feature_net: Any
+    task_net: Any
+    flow_source: Any
+
     def __init__(
-        self, feature_net: nn.Module, task_net: nn.Module, flow_source: FlowSource, padding_mode: str = "zeros"
-    ):
+        self, feature_net: nn.Module, task_net: nn.Module, flow_source: FlowSource, padding_mode: str = "zeros",
+        task: Task | None = None,
+    ):  # fmt: skip
         super().__init__()
         self.feature_net, self.task_net, self.flow_source = feature_net, task_net, flow_source
-        self.padding_mode = padding_mode
+        self.padding_mode, self.task = padding_mode, task or Segmentation()
 
     def extract(self, key: Tensor) -> Tensor:
         """Features of a key frame: ``(N, 3, H, W)`` in [0, 1] -> ``(N, C, ceil(H/stride), ceil(W/stride))``.
@@ -75,16 +83,16 @@ class DeepFeatureFlow(nn.Module):
 
     @property
     def n_task(self) -> nn.Module:
-        """N_task: features to class scores on the same grid. With a split N, its last layers come first."""
-        finish = getattr(self.feature_net, "finish", ())
-        return nn.Sequential(finish, self.task_net) if len(finish) else self.task_net
+        """N_task: features to scores on the same grid. With a split N, its last layers come first."""
+        finish = getattr(self.feature_net, "finish", None)
+        return nn.Sequential(finish, self.task_net) if finish else self.task_net
 
-    def predict(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Class scores at image size: N_task, then bilinear upsampling to ``(N, classes, *size)``."""
-        return F.interpolate(self.n_task(features), size=tuple(size), mode="bilinear", align_corners=False)
+    def predict(self, features: Tensor, size: tuple[int, int]) -> Any:
+        """Scores for images of a size, as the task has them: for segmentation ``(N, classes, *size)``."""
+        return self.task.scores(self.n_task(features), size)
 
-    def forward(self, key: Tensor, current: Tensor, is_key: Tensor | None = None) -> Tensor:
-        """Scores of the current frame by way of the key frame's features, ``(N, classes, H, W)``.
+    def forward(self, key: Tensor, current: Tensor, is_key: Tensor | None = None) -> Any:
+        """Scores of the current frame by way of the key frame's features, as `predict` gives them.
 
         Args:
             key, current: ``(N, 3, H, W)``.
@@ -94,21 +102,26 @@ class DeepFeatureFlow(nn.Module):
         moved = self.propagate(features, key, current)
         if is_key is not None:
             moved = torch.where(is_key.view(-1, 1, 1, 1), features, moved)
-        return self.predict(moved, current.shape[-2:])
+        return self.predict(moved, image_size(current))
 
     def flow_levels(self, key: Tensor, current: Tensor) -> list[Tensor]:
         """Flow at every level of the flow network, for its pre-training; see ``FlowNetwork.predictions``."""
         return self.flow_source.predictions(key, current)[0]
 
-    def per_frame(self, images: Tensor) -> Tensor:
+    def per_frame(self, images: Tensor) -> Any:
         """Scores of N alone, without propagation: the paper's *Frame* baseline."""
-        return self.predict(self.extract(images), images.shape[-2:])
+        return self.predict(self.extract(images), image_size(images))
 
     def with_flow(self, flow_source: FlowSource) -> "DeepFeatureFlow":
         """The same networks (shared, not copied) with another flow source: every ablation in one line."""
         other = copy.copy(self)
         other._modules = {**self._modules, "flow_source": flow_source}
         return other
+
+
+def image_size(images: Tensor) -> tuple[int, int]:
+    """Rows and columns of images ``(..., H, W)``."""
+    return images.shape[-2], images.shape[-1]
 
 
 def check_images(images: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Feature networks for key frames, and the task networks that turn features into class scores.
+"""Feature networks for key frames.
 
 The published split (paper, section 4): the feature network N_feat is everything up to the feature map, the task network
 N_task a single 1x1 convolution. The Julia prototype propagates the scores themselves: there N_task learns nothing, which is
@@ -17,6 +17,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 class Normalise(nn.Module):
     """Images in [0, 1] to roughly zero mean and unit variance per channel. Lives inside the network, as a contract."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self):
         super().__init__()
@@ -96,11 +99,3 @@ class ResidualSegmenter(nn.Module):
     def finish(self) -> nn.Sequential:
         """The blocks that belong to N_task: ``(N, C, h, w)`` -> the same shape."""
         return self.blocks[self.split :]
-
-
-def segmentation_head(channels: int, num_classes: int) -> nn.Conv2d:
-    """N_task for segmentation: one 1x1 convolution from features to class scores (paper, section 4)."""
-    head = nn.Conv2d(channels, num_classes, 1)
-    nn.init.normal_(head.weight, std=0.01)
-    nn.init.zeros_(head.bias)
-    return head

@@ -1,7 +1,7 @@
 """ResNet-50 and ResNet-101 as feature networks, as published: stride 16, dilated conv5, 1024 channels (paper, section 4).
 
-Modules carry torchvision's names, so ImageNet weights in its files fit as they are. Two details set the authors' network
-(MSRA's "v1") apart from torchvision's ("v1.5"):
+Modules carry torchvision's names, so its ImageNet weights fit by ``load_state_dict(..., strict=False)``. Two details set the
+authors' network (MSRA's "v1") apart from torchvision's ("v1.5"):
 
 * Halving, in the first block of conv3 and conv4: v1 halves in the first 1x1 convolution, v1.5 in the 3x3 that follows.
   Weights are trained for one of the two and lose accuracy in the other, without any error. Weights at hand are mostly
@@ -10,13 +10,10 @@ Modules carry torchvision's names, so ImageNet weights in its files fit as they 
   do we. For v1 weights this changes nothing (their 3x3 ran on the halved grid); for v1.5 weights training adapts one layer.
 """
 
-import os
-from collections.abc import Mapping
-from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -44,6 +41,12 @@ class ResNetFeatures(nn.Module):
     """
 
     stride, channels = 16, 1024
+    conv1: nn.Conv2d
+    bn1: nn.BatchNorm2d
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(self, depth: int = 101, stride_in_1x1: bool = False, frozen: bool = False):
         super().__init__()
@@ -57,14 +60,15 @@ class ResNetFeatures(nn.Module):
         )  # fmt: skip
         for name in STAGES:
             self.add_module(name, body.get_submodule(name))
-        first = self.layer4[0].conv2  # torchvision dilates from the second block on
+        first = cast(Bottleneck, self.layer4[0]).conv2  # torchvision dilates from the second block on
         first.dilation = first.padding = (2, 2)
         if stride_in_1x1:
             for stage in (self.layer2, self.layer3):
-                stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+                block = cast(Bottleneck, stage[0])
+                block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
         self.reduce = nn.Conv2d(2048, self.channels, 3, padding=6, dilation=6)
         nn.init.normal_(self.reduce.weight, std=0.01)
-        nn.init.zeros_(self.reduce.bias)
+        nn.init.zeros_(self.reduce.get_parameter("bias"))
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "ResNetFeatures":
@@ -83,67 +87,3 @@ class ResNetFeatures(nn.Module):
             x = self.layer1(F.max_pool2d(x, 3, 2, 1))
         x = self.layer4(self.layer3(self.layer2(x)))
         return F.relu(self.reduce(x), inplace=True)
-
-    def load_torchvision(self, weights: str | os.PathLike | Mapping[str, Tensor]) -> None:
-        """Load ImageNet weights of torchvision into conv1 to conv5. The classifier ``fc`` is dropped, `reduce` stays as it is.
-
-        Args:
-            weights: a ``state_dict`` of torchvision's ``resnet50`` or ``resnet101``; or a file of one (``.pth`` as torchvision
-                downloads it, or ``.safetensors``); or a folder with one such file, ``resnet101-63fe2227.pth`` say.
-
-        Raises:
-            DffError: no such file, not readable, of another network; or this network halves where torchvision's does not.
-        """
-        if self.stride_in_1x1:
-            raise DffError(
-                "torchvision's weights were trained with the stride in the 3x3 convolutions and lose accuracy in this network, "
-                "which has it in the 1x1: build it with stride_in_1x1=False."
-            )
-        source = "the state_dict"
-        if not isinstance(weights, Mapping):
-            path = self._file(Path(weights))
-            source, weights = str(path), _read(path)
-        own = {name: tensor for name, tensor in self.state_dict().items() if name.startswith(STAGES)}
-        given = {str(name): tensor for name, tensor in weights.items() if not str(name).startswith("fc.")}
-        # Files from before 2018 lack these counters, which stored statistics have no use for.
-        missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
-        odd = missing + [n for n in given if n not in own]
-        odd += [n for n in own if n in given and getattr(given[n], "shape", None) != own[n].shape]
-        if odd:
-            raise DffError(
-                f"{source} does not hold a torchvision ResNet-{self.depth}: {len(odd)} tensors are missing, unexpected or of "
-                f"another shape ({odd[0]}), so give weights of torchvision.models.resnet{self.depth}."
-            )
-        self.load_state_dict(given, strict=False)
-
-    def _file(self, path: Path) -> Path:
-        """The file itself, or the only one of this depth in a folder, by torchvision's way of naming them."""
-        if path.is_dir():
-            found = sorted(p for p in path.glob(f"resnet{self.depth}-*") if p.suffix in (".pth", ".safetensors"))
-            if len(found) != 1:
-                names = ", ".join(p.name for p in found) or "none"
-                raise DffError(
-                    f"{path} should hold one file resnet{self.depth}-*.pth, and has {names}: name the file itself."
-                )
-            return found[0]
-        if not path.is_file():
-            raise DffError(
-                f"there is no file {path}: name the ImageNet weights of torchvision's resnet{self.depth}, a .pth file."
-            )
-        return path
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a ``.pth`` or ``.safetensors`` file; no code in it is run."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(". ")
-        raise DffError(
-            f"{path} is not a readable file of weights ({reason}): download it again, or save model.state_dict()."
-        ) from error
-    if not isinstance(weights, Mapping):
-        raise DffError(f"{path} holds a {type(weights).__name__} and no state_dict: save model.state_dict() instead.")
-    return weights

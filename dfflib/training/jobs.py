@@ -50,15 +50,14 @@ def plan(names: Iterable[str], profile: str) -> dict[Job, set[Job]]:
     Raises:
         DffError: no such recipe or profile.
     """
-    chosen, starts = profiles.get(profile), {}
+    chosen = profiles.get(profile)
+    starts: dict[Job, set[Job]] = {}
 
     def add(job: Job) -> None:
         """A job and all before it."""
         if job not in starts:
-            cook = recipes.get(job.recipe)
-            before = [
-                Job(cook.lender(stage), stage, recipes.seed_of(stage, job.seed)) for stage in cook.starts(job.stage)
-            ]
+            recipe = recipes.get(job.recipe)
+            before = [Job(recipe.owner(s), s, recipes.seed_of(s, job.seed)) for s in recipe.starts(job.stage)]
             starts[job] = set(before)
             for other in before:
                 add(other)
@@ -95,7 +94,7 @@ def workers(jobs: int = 0) -> tuple[int, int]:
 
 
 def train_all(
-    run: Run, names: Iterable[str] = ("threshold", "shapes"), jobs: int = 0, say: Callable[[str], None] = print,
+    run: Run, names: Iterable[str] = ("threshold", "shapes"), jobs: int = 0, report: Callable[[str], None] = print,
     progress: bool = False,
 ) -> list[Job]:  # fmt: skip
     """Train what is not trained yet, side by side.
@@ -106,7 +105,7 @@ def train_all(
         run: sizes and lengths, and the folder; every recipe names its own seeds.
         names: recipes.
         jobs: stages at once; 0 chooses (`workers`).
-        say: is given one line when a stage starts, and one when it is done.
+        report: is given one line when a stage starts, and one when it is done.
         progress: show a bar over all steps, on stderr.
 
     Returns:
@@ -124,14 +123,14 @@ def train_all(
         if not train.is_trained(run.with_seed(job.seed), job.stage, job.recipe):
             todo[job] = before
     count, threads = workers(jobs)
-    with _Crew(profile, folder, threads, len(todo), say, progress) as crew:
-        waiting, done = dict(todo), []
-        while waiting or crew.running:
+    waiting, done = dict(todo), list[Job]()
+    with _Processes(profile, folder, threads, len(todo), report, progress) as processes:
+        while waiting or processes.running:
             ready = [job for job, before in waiting.items() if before.isdisjoint(todo.keys() - set(done))]
-            for job in ready[: count - len(crew.running)]:
+            for job in ready[: count - len(processes.running)]:
                 del waiting[job]
-                crew.start(job)
-            done += crew.finished()
+                processes.start(job)
+            done += processes.finished()
             time.sleep(POLL)
     return done
 
@@ -144,18 +143,32 @@ def command(job: Job, profile: str, folder: Path) -> list[str]:
     ]
 
 
-class _Crew:
-    """The processes at work. Leaving it by an error stops them, and waits until they have saved.
+class _Started(NamedTuple):
+    """A process that trains a stage, its log, and when it was started."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    began: float
+
+    def stop(self) -> None:
+        """Close its standard input, by which it knows that it shall save and end."""
+        if self.process.stdin:
+            self.process.stdin.close()
+
+
+class _Processes:
+    """The processes that train now. Leaving it by an error stops them, and waits until they have saved.
 
     Each stage watches its standard input: it stops when that closes, which it does also where this process is killed.
     """
 
     def __init__(
-        self, profile: str, folder: Path, threads: int, total: int, say: Callable[[str], None], progress: bool
+        self, profile: str, folder: Path, threads: int, total: int, report: Callable[[str], None], progress: bool
     ):
-        self.profile, self.folder, self.threads, self.total, self.say = profile, folder, threads, total, say
-        self.running: dict[Job, tuple[subprocess.Popen, Path, float]] = {}
-        self.started, self.steps = 0, {}
+        self.profile, self.folder, self.threads, self.total, self.report = profile, folder, threads, total, report
+        self.running: dict[Job, _Started] = {}
+        self.steps: dict[Job, int] = {}
+        self.started = 0
         self.bar = tqdm(desc="training", unit=" steps", leave=False, disable=not progress)
 
     def __enter__(self) -> Self:
@@ -171,9 +184,9 @@ class _Crew:
                 env={**os.environ, "OMP_NUM_THREADS": str(self.threads), PARENT: str(os.getpid())},
                 stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        self.running[job] = process, log, time.perf_counter()
+        self.running[job] = _Started(process, log, time.perf_counter())
         self.started += 1
-        self.say(f"[training {self.started}/{self.total}] {job.name}: starts")
+        self.report(f"[training {self.started}/{self.total}] {job.name}: starts")
 
     def finished(self) -> list[Job]:
         """Stages that have ended since the last look.
@@ -181,17 +194,15 @@ class _Crew:
         Raises:
             DffError: one of them failed.
         """
-        ended = [job for job, (process, _, _) in self.running.items() if process.poll() is not None]
+        ended = [job for job, one in self.running.items() if one.process.poll() is not None]
         for job in ended:
-            process, log, began = self.running.pop(job)
-            process.stdin.close()
-            if process.returncode:
-                last = (
-                    log.read_text(errors="replace", encoding="utf-8").replace("\r", "\n").strip().splitlines()
-                    or ["it said nothing"]
-                )[-1]
-                raise DffError(f"training {job.name} failed: {last.removeprefix('error: ')} (all it said is in {log}).")
-            self.say(f"[training] {job.name}: done in {time.perf_counter() - began:.0f} s")
+            one = self.running.pop(job)
+            one.stop()
+            if one.process.returncode:
+                lines = one.log.read_text(errors="replace", encoding="utf-8").replace("\r", "\n").strip().splitlines()
+                last = (lines or ["it said nothing"])[-1].removeprefix("error: ")
+                raise DffError(f"training {job.name} failed: {last} (all it said is in {one.log}).")
+            self.report(f"[training] {job.name}: done in {time.perf_counter() - one.began:.0f} s")
         self._look()
         return ended
 
@@ -199,24 +210,24 @@ class _Crew:
         """Renew the bar, from the last step that each log speaks of."""
         if self.bar.disable:
             return
-        for job, (_, log, _) in self.running.items():
-            with open(log, "rb") as file:
-                file.seek(max(0, log.stat().st_size - 400))
+        for job, one in self.running.items():
+            with open(one.log, "rb") as file:
+                file.seek(max(0, one.log.stat().st_size - 400))
                 found = re.findall(rb"(\d+)/\d+ \[", file.read())
             if found:
                 self.steps[job] = int(found[-1])
         self.bar.n = sum(self.steps.values())
         self.bar.refresh()
 
-    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.bar.close()
-        for process, _, _ in self.running.values():
-            process.stdin.close()
-        for process, _, _ in self.running.values():
+        for one in self.running.values():
+            one.stop()
+        for one in self.running.values():
             try:
-                process.wait(SAVE_SECONDS)
+                one.process.wait(SAVE_SECONDS)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                one.process.kill()
+                one.process.wait()
         if kind is KeyboardInterrupt:
             raise KeyboardInterrupt("stopped in training; the same command continues there.") from None

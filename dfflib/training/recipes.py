@@ -13,21 +13,28 @@ recipe         labels                                       flow pre-training
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from dfflib.data import camvid, catalogue
 from dfflib.data.optical_flow import FlowPairs
-from dfflib.data.pairs import FramePairs, MovedFrames
+from dfflib.data.pairs import Batch, FramePairs, MovedFrames
 from dfflib.data.shapes.outlines import CLASS_NAMES
 from dfflib.data.shapes.pairs import ShapesPairs
 from dfflib.data.threshold import threshold_set
 from dfflib.errors import DffError
+from dfflib.models.build import Config
 from dfflib.profiles import Profile
-from dfflib.training.stages import (
-    PEAK_LR,
-)
+from dfflib.training.stages import PEAK_LR
 
 SHAPES_SIZE = (128, 128)
 SEEDS = (0, 1, 2)  # that tables are averaged over
+
+
+class Batches(Protocol):
+    """What training reads from."""
+
+    def batch(self, size: int, seed: int, step: int) -> Batch:
+        """One batch, a pure function of its arguments."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +44,28 @@ class Recipe:
     Attributes:
         name: of the recipe.
         about: the data, in a few words, for the header of checkpoints.
-        model: arguments of ``dff.build``.
+        model: arguments of `dfflib.models.build.build`.
         joint_starts: stages that ``joint`` starts from.
-        batches: ``batches(stage, split, profile)`` gives an object with ``batch(size, seed, step) -> Batch``.
+        batches: ``batches(stage, split, profile)`` gives the batches of a split, ``"train"`` or ``"val"``.
         workers: rendering is slow enough to be worth processes of its own.
         seeds: stage -> seeds of the checkpoints that the workbook's tables and figures are made from.
-        aside: of one seed, for a figure or a table of its own: profiles that train from nothing take the shipped checkpoints
-            of such a recipe, unless it has been trained in the run (`dfflib.training.jobs`).
+        supplementary: of one seed, for a figure or a table of its own: profiles that train from nothing take the shipped
+            checkpoints of such a recipe, unless it has been trained in the run (`dfflib.training.jobs`).
         peak_lr: of stages whose learning rate is another than `dfflib.training.stages.PEAK_LR`.
-        borrowed: stage -> recipe whose checkpoint of that stage serves here too.
+        shared: stage -> recipe whose checkpoint of that stage serves here too.
         needs: a data set of `dfflib.data.catalogue` that users have to get; empty where the data comes with the workbook.
     """
 
     name: str
     about: str
-    model: dict
+    model: Config
     joint_starts: tuple[str, ...]
-    batches: Callable[[str, str, Profile], object]
+    batches: Callable[[str, str, Profile], Batches]
     workers: bool = False
     seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    aside: bool = False
-    peak_lr: dict = field(default_factory=dict)
-    borrowed: dict[str, str] = field(default_factory=dict)
+    supplementary: bool = False
+    peak_lr: dict[str, float] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
     needs: str = ""
 
     @property
@@ -70,9 +77,9 @@ class Recipe:
         """Peak learning rate of a stage."""
         return self.peak_lr.get(stage, PEAK_LR[stage])
 
-    def lender(self, stage: str) -> str:
-        """Name of the recipe that trains a stage for this one: its own, unless it borrows."""
-        return self.borrowed.get(stage, self.name)
+    def owner(self, stage: str) -> str:
+        """Name of the recipe that trains a stage for this one: its own, unless it is shared."""
+        return self.shared.get(stage, self.name)
 
     def starts(self, stage: str) -> tuple[str, ...]:
         """Stages whose checkpoints a stage starts from."""
@@ -84,20 +91,20 @@ class Recipe:
         }.get(stage, ("keyframe", "flow_pretrain"))
 
 
-def _threshold_batches(stage: str, split: str, profile: Profile):
-    clips = threshold_set(split, profile.short_side)
-    crop = tuple(min(profile.crop[axis], *(clip.size[axis] for clip in clips)) for axis in (0, 1))
+def _threshold_batches(stage: str, split: str, profile: Profile) -> Batches:
+    clips = list(threshold_set(split, profile.short_side))
+    rows, columns = (min(profile.crop[axis], *(clip.size[axis] for clip in clips)) for axis in (0, 1))
     if stage == "flow_pretrain":
-        return MovedFrames(clips, crop)
-    return FramePairs(clips, crop, profile.max_interval, flip=split == "train")
+        return MovedFrames(clips, (rows, columns))
+    return FramePairs(clips, (rows, columns), profile.max_interval, flip=split == "train")
 
 
-def _shapes_batches(stage: str, split: str, profile: Profile):
+def _shapes_batches(stage: str, split: str, profile: Profile) -> Batches:
     interval = 0 if stage == "keyframe" else None  # the key-frame stage looks at the current frame only
     return ShapesPairs(split, "medium", SHAPES_SIZE, profile.max_interval, interval=interval)
 
 
-def _camvid_batches(stage: str, split: str, profile: Profile):
+def _camvid_batches(stage: str, split: str, profile: Profile) -> Batches:
     if stage != "keyframe":
         raise DffError(
             f"CamVid cannot train stage {stage!r}: its training frames lie a second apart, so take keyframe."
@@ -111,10 +118,10 @@ def _camvid_batches(stage: str, split: str, profile: Profile):
     return pairs
 
 
-def _published_flow(name: str) -> Callable[[str, str, Profile], FlowPairs]:
+def _published_flow(name: str) -> Callable[[str, str, Profile], Batches]:
     """The batches of a set of published flow, which has no labels."""
 
-    def batches(stage: str, split: str, profile: Profile) -> FlowPairs:
+    def batches(stage: str, split: str, profile: Profile) -> Batches:
         """Pairs for flow pre-training."""
         if stage != "flow_pretrain":
             raise DffError(f"{name} cannot train stage {stage!r}: it has flow but no labels, so take flow_pretrain.")
@@ -123,55 +130,57 @@ def _published_flow(name: str) -> Callable[[str, str, Profile], FlowPairs]:
     return batches
 
 
+_CORRELATION = dict(name="correlation", width=0.75)
 RECIPES = {
     "threshold": Recipe(
         "threshold", "intensity threshold on the train parts of carphone, bikes and bigbuckbunny",
-        dict(num_classes=2), ("keyframe", "flow_detached"), _threshold_batches,
+        dict(task=dict(num_classes=2)), ("keyframe", "flow_detached"), _threshold_batches,
         seeds=dict(keyframe=(0,), flow_pretrain=(0,), flow_detached=(0,), joint=SEEDS),
     ),
     "shapes": Recipe(
         "shapes", "Shapes world, medium level, 128x128, seeds of the train part",
-        dict(num_classes=len(CLASS_NAMES), flow_net="correlation", flow_width=0.75), ("keyframe", "flow_pretrain"),
+        dict(task=dict(num_classes=len(CLASS_NAMES)), flow=_CORRELATION), ("keyframe", "flow_pretrain"),
         _shapes_batches, workers=True,
         seeds=dict(flow_pretrain=(0,), keyframe=SEEDS, flow_detached=SEEDS, joint=SEEDS, fix_flow=SEEDS, dis=SEEDS),
         peak_lr=dict(joint=1e-3, fix_flow=1e-3, dis=1e-3),  # N is far from finished when its key-frame stage ends
     ),
     "camvid": Recipe(
         "camvid", "nine tenths of CamVid's training split, frames of 192x144, from scratch",
-        dict(num_classes=len(camvid.CLASS_NAMES), flow_net="correlation", flow_width=0.75), (), _camvid_batches, workers=True,
-        seeds=dict(keyframe=(0,)), aside=True, needs="camvid",
+        dict(task=dict(num_classes=len(camvid.CLASS_NAMES)), flow=_CORRELATION), (), _camvid_batches, workers=True,
+        seeds=dict(keyframe=(0,)), supplementary=True, needs="camvid",
     ),
     **{
         name: Recipe(
-            name, f"published optical flow of {folder}", dict(num_classes=2, flow_net="correlation", flow_width=0.75), (),
-            _published_flow(folder.lower()), workers=True, aside=True, needs=folder.lower(),
+            name, f"published optical flow of {folder}", dict(flow=_CORRELATION), (),
+            _published_flow(folder.lower()), workers=True, supplementary=True, needs=folder.lower(),
         )
         for name, folder in (("chairs", "FlyingChairs"), ("sintel", "Sintel"))
     },
 }  # fmt: skip
 
 
-def _of_shapes(name: str, borrowed: dict[str, str], **model) -> Recipe:
+def _of_shapes(name: str, shared: dict[str, str], **model: dict) -> Recipe:
     """A recipe like ``shapes`` with another network somewhere, and the stages that it need not train again."""
     shapes = RECIPES["shapes"]
     return replace(
-        shapes, name=name, model=shapes.model | model, seeds=dict(joint=(0,)), aside=True, borrowed=borrowed,
+        shapes, name=name, model={**shapes.model, **model}, seeds=dict(joint=(0,)), supplementary=True, shared=shared,
     )  # fmt: skip
 
 
 _KEY, _FLOW = {"keyframe": "shapes"}, {"flow_pretrain": "shapes"}
-_COMPACT = dict(flow_net="flownet_sr", flow_width=0.25)  # FlowNetS as the Julia prototype reduced it, and narrow
-_HALF = dict(flow_input_stride=2)  # the same weights, trained at full size: a network of convolutions does not mind
+_COMPACT = dict(name="flownet_sr", width=0.25)  # FlowNetS as the Julia prototype reduced it, and narrow
+_HALF = _CORRELATION | dict(input_stride=2)  # the same weights, trained at full size: convolutions do not mind
+_SMALL = dict(channels=32)
 for _recipe in (
-    _of_shapes("shapes_no_scale", _KEY | _FLOW, scale=False),
-    _of_shapes("shapes_split_2", _KEY | _FLOW, task_blocks=2),
-    _of_shapes("shapes_split_4", _KEY | _FLOW, task_blocks=4),
-    _of_shapes("shapes_half_input", _KEY | _FLOW, **_HALF),
-    _of_shapes("shapes_flownet", _KEY, **_COMPACT),
-    _of_shapes("shapes_small", _FLOW, channels=32),
-    _of_shapes("shapes_small_half_input", {"keyframe": "shapes_small"} | _FLOW, channels=32, **_HALF),
+    _of_shapes("shapes_no_scale", _KEY | _FLOW, flow=_CORRELATION | dict(scale=False)),
+    _of_shapes("shapes_split_2", _KEY | _FLOW, features=dict(task_blocks=2)),
+    _of_shapes("shapes_split_4", _KEY | _FLOW, features=dict(task_blocks=4)),
+    _of_shapes("shapes_half_input", _KEY | _FLOW, flow=_HALF),
+    _of_shapes("shapes_flownet", _KEY, flow=_COMPACT),
+    _of_shapes("shapes_small", _FLOW, features=_SMALL),
+    _of_shapes("shapes_small_half_input", {"keyframe": "shapes_small"} | _FLOW, features=_SMALL, flow=_HALF),
     _of_shapes("shapes_small_flownet", {"keyframe": "shapes_small", "flow_pretrain": "shapes_flownet"},
-               channels=32, **_COMPACT),
+               features=_SMALL, flow=_COMPACT),
 ):  # fmt: skip
     RECIPES[_recipe.name] = _recipe
 """Variations on ``shapes``, for one figure or table each: no scale field; two and four blocks of N after the warp; flow from

@@ -3,22 +3,22 @@
 =================  ==========================================  ==========================================  =====================
 stage              starts from                                 learns                                      loss
 =================  ==========================================  ==========================================  =====================
-``keyframe``       nothing                                     N_feat, N_task                              cross-entropy on I_k
-``flow_pretrain``  nothing                                     F                                           end-point error
-``flow_detached``  N of ``keyframe``, F of ``flow_pretrain``   F, S (N frozen: the paper's *fix N*)        cross-entropy on I_i
-``joint``          both, or N and the detached F               N_feat, N_task, F, S (the paper's *DFF*)    cross-entropy on I_i
-``fix_flow``       N of ``keyframe``, F of ``flow_pretrain``   N_feat, N_task (the paper's *fix F*)        cross-entropy on I_i
-``dis``            N of ``keyframe``                           N_feat, N_task, through DIS flow (ours)     cross-entropy on I_i
+``keyframe``       nothing                                     N_feat, N_task                              the task, on I_k
+``flow_pretrain``  nothing                                     F                                           F: end-point error
+``flow_detached``  N of ``keyframe``, F of ``flow_pretrain``   F, S (N frozen: the paper's *fix N*)        the task, on I_i
+``joint``          both, or N and the detached F               N_feat, N_task, F, S (the paper's *DFF*)    the task, on I_i
+``fix_flow``       N of ``keyframe``, F of ``flow_pretrain``   N_feat, N_task (the paper's *fix F*)        the task, on I_i
+``dis``            N of ``keyframe``                           N_feat, N_task, through DIS flow (ours)     the task, on I_i
 =================  ==========================================  ==========================================  =====================
 
 What a joint stage starts from is a recipe's choice (`dfflib.training.recipes`). *Separate* in the paper's Table 3 is
 ``keyframe`` and ``flow_pretrain`` put together, without any further training.
 """
 
-import torch.nn.functional as F
+from typing import Any
+
 from torch import Tensor
 
-from dfflib.data.clips import IGNORE
 from dfflib.data.pairs import Batch
 from dfflib.flow import DISFlow, multiscale_loss
 from dfflib.models.dff import DeepFeatureFlow
@@ -63,8 +63,8 @@ def set_training_mode(model: DeepFeatureFlow, stage: str) -> None:
         model.feature_net.train()
 
 
-def stage_logits(model: DeepFeatureFlow, stage: str, batch: Batch) -> Tensor:
-    """Class scores that a stage is judged by: of the current frame, by itself (keyframe) or by way of the key frame."""
+def stage_scores(model: DeepFeatureFlow, stage: str, batch: Batch) -> Any:
+    """The task's scores that a stage is judged by: of the current frame, by itself (keyframe) or by way of the key frame."""
     if stage == "keyframe":
         return model.per_frame(batch.current)
     return model(batch.key, batch.current, batch.is_key)
@@ -73,5 +73,6 @@ def stage_logits(model: DeepFeatureFlow, stage: str, batch: Batch) -> Tensor:
 def stage_loss(model: DeepFeatureFlow, stage: str, batch: Batch) -> Tensor:
     """The loss of a stage, see the table at the top of this module."""
     if stage == "flow_pretrain":
+        assert batch.flow is not None, "batches of flow pre-training have a known flow"
         return multiscale_loss(model.flow_levels(batch.key, batch.current), batch.flow, batch.valid)
-    return F.cross_entropy(stage_logits(model, stage, batch), batch.labels, ignore_index=IGNORE)
+    return model.task.loss(stage_scores(model, stage, batch), batch)

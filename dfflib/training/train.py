@@ -17,24 +17,22 @@ from dfflib.paths import CHECKPOINTS, run_dir
 from dfflib.run import Run
 from dfflib.training import recipes
 from dfflib.training.recipes import checkpoint_name, seed_of
-from dfflib.training.stages import (
-    STAGES,
-)
+from dfflib.training.stages import STAGES
 from dfflib.training.trainer import Settings, Trained, _Trainer
 
 
 def ensure(run: Run, stage: str, recipe: str = "threshold", progress: bool = True) -> Path:
     """Checkpoint of a stage: this run's, trained if need be, or the shipped one.
 
-    The shipped one serves where the profile starts from those; and for recipes that stand ``aside``, where this run has not
-    trained one.
+    The shipped one serves where the profile starts from those; and for supplementary recipes, where this run has not trained
+    one.
     """
-    recipe = recipes.get(recipe).lender(stage)
+    recipe = recipes.get(recipe).owner(stage)
     shipped = CHECKPOINTS / checkpoint_name(stage, run.seed, recipe)
     if shipped.is_file():
         if run.profile.shipped:
             return shipped
-        if recipes.get(recipe).aside and not is_trained(run, stage, recipe):
+        if recipes.get(recipe).supplementary and not is_trained(run, stage, recipe):
             return shipped
     return train_stage(run, stage, recipe, progress=progress).checkpoint
 
@@ -50,13 +48,13 @@ def load(run: Run, stages: Iterable[str], recipe: str = "threshold", progress: b
 
 def is_trained(run: Run, stage: str, recipe: str = "threshold") -> bool:
     """Has this run trained a stage, and every stage that it starts from, with the settings of today?"""
-    cook, start = recipes.get(recipe), []
-    for name in cook.starts(stage):
-        lender = cook.lender(name)
-        shipped = run.profile.shipped and (CHECKPOINTS / checkpoint_name(name, run.seed, lender)).is_file()
-        if not shipped and not is_trained(run, name, lender):
+    wanted, start = recipes.get(recipe), []
+    for name in wanted.starts(stage):
+        owner = wanted.owner(name)
+        shipped = run.profile.shipped and (CHECKPOINTS / checkpoint_name(name, run.seed, owner)).is_file()
+        if not shipped and not is_trained(run, name, owner):
             return False
-        start.append(ensure(run, name, lender))
+        start.append(ensure(run, name, owner))
     return _trainer(run, stage, recipe, run.profile.steps_of(recipe, stage), start).is_finished()
 
 
@@ -88,13 +86,13 @@ def train_stage(
     """
     if stage not in STAGES:
         raise DffError(f"there is no training stage {stage!r}: choose one of {', '.join(STAGES)}.")
-    cook = recipes.get(recipe)
+    starts = recipes.get(recipe).starts(stage)
     run_dir(run.profile.name, run.folder)
     steps = run.profile.steps_of(recipe, stage) if steps is None else steps
     if steps < 1:
         raise DffError(f"{steps} training steps were asked for: choose 1 or more.")
     same = run.with_seed(seed_of(stage, run.seed))
-    start = [ensure(same, name, recipe, progress) for name in cook.starts(stage)]
+    start = [ensure(same, name, recipe, progress) for name in starts]
     return _trainer(run, stage, recipe, steps, start, fresh).run(progress)
 
 

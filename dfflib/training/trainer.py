@@ -8,6 +8,7 @@ import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -21,9 +22,9 @@ from dfflib.errors import DffError
 from dfflib.flow import end_point_error
 from dfflib.inference.preparation import keep_memory
 from dfflib.locks import lock_stage
-from dfflib.metrics import ConfusionMatrix
-from dfflib.models import checkpoints
-from dfflib.models.build import build
+from dfflib.models import checkpoints, headers
+from dfflib.models.build import build, task_of
+from dfflib.models.dff import image_size
 from dfflib.paths import write_atomically
 from dfflib.stopping import deferred_signals
 from dfflib.training import recipes
@@ -33,8 +34,8 @@ from dfflib.training.stages import (
     for_stage,
     learning_parameters,
     set_training_mode,
-    stage_logits,
     stage_loss,
+    stage_scores,
 )
 from dfflib.warp import resize_flow
 
@@ -63,7 +64,7 @@ class Settings:
         values = asdict(self)
         recipe = recipes.get(values.pop("recipe"))
         extra = [] if recipe.name == "threshold" else [recipe.name, recipe.about]  # older checkpoints know no recipes
-        text = json.dumps([values, recipe.peak(self.stage), recipe.model, *extra], sort_keys=True)
+        text = json.dumps([values, recipe.peak(self.stage), headers.flat(recipe.model), *extra], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -147,8 +148,10 @@ class _Trainer:
 
     def _trained(self, how: str) -> Trained:
         log = self._log()
-        metric = log["metric"].dropna()
-        unit = "px end-point error" if self.settings.stage == "flow_pretrain" else "validation mIoU"
+        if log is None:
+            raise DffError(f"{self.log_file} was changed while this stage was trained: train it again.")
+        metric, score = log["metric"].dropna(), f"validation {task_of(self.recipe.model).unit}"
+        unit = "px end-point error" if self.settings.stage == "flow_pretrain" else score
         last = f", {metric.iloc[-1]:.3f} {unit}" if len(metric) else ""
         return Trained(self.result, log, f"{self.settings.stage} {how}{last}: {self.result}")
 
@@ -165,8 +168,9 @@ class _Trainer:
         self.wrapped, self.optimizer = self.fabric.setup(model, optimizer)
         for method in ("per_frame", "flow_levels"):
             self.wrapped.mark_forward_method(method)
-        self.batches = {part: self.recipe.batches(settings.stage, part, self.profile) for part in ("train", "val")}
-        self.step, self.rows, self.between_steps = 0, [], True
+        self.batches = {split: self.recipe.batches(settings.stage, split, self.profile) for split in ("train", "val")}
+        self.step, self.between_steps = 0, True
+        self.rows: list[dict[str, float | None]] = []
         if self.state_file.is_file():
             self._resume()
 
@@ -186,7 +190,7 @@ class _Trainer:
             ) from error
 
     def _train(self, progress: bool) -> None:
-        settings, began = self.settings, time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0.0)
+        settings, began = self.settings, time.perf_counter() - (self.rows[-1]["seconds"] or 0 if self.rows else 0)
         bar = tqdm(
             total=settings.steps, initial=self.step, desc=f"{settings.stage} s{settings.seed}", disable=not progress,
             leave=False, mininterval=1.0,
@@ -233,7 +237,7 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=1.0, error_if_nonfinite=False)
-        self._require_finite("gradient", norm, lr)
+        self._require_finite("gradient", cast(Tensor, norm), lr)  # which is None only where values are clipped
         self.optimizer.step()
         self.step += 1
         return loss.item(), lr
@@ -250,18 +254,20 @@ class _Trainer:
 
     @torch.no_grad()
     def _validate(self) -> float:
-        """Mean end-point error (flow_pretrain) or mIoU over fixed batches of the validation part."""
-        settings = self.settings
+        """Mean end-point error (flow_pretrain) or the task's score over fixed batches of the validation split."""
+        settings, task = self.settings, self.model.task
         self.model.eval()
-        errors, matrix = [], ConfusionMatrix(self.recipe.model["num_classes"])
+        errors, counts = [], task.counts()
         for n in range(VALIDATION_BATCHES):
             batch = self.batches["val"].batch(settings.batch, seed=10_000, step=n).to(self.fabric.device)
             if settings.stage == "flow_pretrain":
-                flow = self.model.flow_source.predictions(batch.key, batch.current)[0][-1]
-                errors.append(end_point_error(resize_flow(flow, batch.flow.shape[-2:]), batch.flow, batch.valid).item())
+                assert batch.flow is not None, "batches of flow pre-training have a known flow"
+                flow = resize_flow(self.model.flow_levels(batch.key, batch.current)[-1], image_size(batch.flow))
+                errors.append(end_point_error(flow, batch.flow, batch.valid).item())
             else:
-                matrix.update(stage_logits(self.model, settings.stage, batch).argmax(1), batch.labels)
-        return sum(errors) / len(errors) if errors else matrix.miou()
+                results = task.results(stage_scores(self.model, settings.stage, batch))
+                counts.update(results, task.ground_truths(batch))
+        return sum(errors) / len(errors) if errors else counts.score
 
     def _save_state(self) -> None:
         state = dict(

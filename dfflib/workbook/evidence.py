@@ -15,6 +15,7 @@ from PIL import Image
 from dfflib import profiles
 from dfflib.errors import DffError
 from dfflib.models import checkpoints
+from dfflib.models.build import complete
 from dfflib.results import LOG, read_results, read_table
 from dfflib.run import Run
 from dfflib.training import recipes, train
@@ -162,7 +163,7 @@ def check_checkpoint(path: Path, stage: str, seed: int, recipe: str, profile: pr
     for key, value in wanted.items():
         if about.get(key) != value:
             raise refusal(f"its {key} is {about.get(key)!r}, of profile {profile.name} it is {value!r}")
-    if model != settings.model:
+    if model != complete(settings.model):
         raise refusal(f"it holds another model than recipe {recipe}")
     log = read_table(path.with_suffix(".csv"), LOG, "no training log", f"train it with `{command}`")
     if not len(log) or log["step"].iloc[-1] != steps or not log["step"].is_monotonic_increasing:

@@ -80,7 +80,7 @@ def _renewed(run: Path, profile: profiles.Profile, readme: str, stage: Path) -> 
         raise DffError(f"{run} has trained {new[0]} anew, but its notebooks {', '.join(missing)} have not finished, so numbers "
                        f"here would not be of these checkpoints: run `dfflib reproduce --profile {profile.name}`.")  # fmt: skip
     proven = all((run / "checkpoints" / f"{name}.safetensors").is_file()
-                 for name, (_, _, recipe) in _TRAINED.items() if not RECIPES[recipe].aside)  # fmt: skip
+                 for name, (_, _, recipe) in _TRAINED.items() if not RECIPES[recipe].supplementary)  # fmt: skip
     drawn = set(re.findall(r"figures/([\w.-]+\.(?:png|gif))", readme))
     for path in (path for paths in outputs.values() for path in paths):
         if path.suffix == ".csv":
@@ -115,7 +115,7 @@ def _take_checkpoints(run: Path, profile: profiles.Profile, folder: Path) -> lis
             new.append(name)
     for name, path in here.items():  # what is as before may not start from what is new
         stage, seed, recipe = _TRAINED[name]
-        if name in new or (new and not RECIPES[recipe].aside):
+        if name in new or (new and not RECIPES[recipe].supplementary):
             evidence.check_checkpoint(path, stage, seed, recipe, profile, run)
             shutil.copyfile(path.with_suffix(".csv"), folder / f"{name}.csv")
     return new

@@ -224,7 +224,7 @@ def _train_first(profile: str, folder: Path, jobs: int, progress: bool) -> None:
         if progress:
             tqdm.write(line, file=sys.stderr)
 
-    train_all(Run.of(profile, out_dir=folder), jobs=jobs, say=write, progress=progress and sys.stderr.isatty())
+    train_all(Run.of(profile, out_dir=folder), jobs=jobs, report=write, progress=progress and sys.stderr.isatty())
 
 
 def _run_all(tasks: list[_Task], folder: Path, force: bool, progress: bool) -> dict[str, Outcome]:

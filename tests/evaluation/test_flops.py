@@ -11,7 +11,7 @@ from dfflib.evaluation import flops
 from dfflib.evaluation.flops import component_flops, inverse_r, table2
 from dfflib.flow import Ablated, DISFlow, FlowNetwork, ZeroFlow
 from dfflib.flow.correlation import CorrelationFlowNet
-from dfflib.models.build import build, prototype
+from dfflib.models.build import build
 
 PUBLISHED = {
     ("resnet50", "FlowNet"): 9.20, ("resnet50", "FlowNet Half"): 33.56, ("resnet50", "FlowNet Inception"): 68.97,
@@ -19,13 +19,9 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def on_meta(**config):
-    with torch.device("meta"):
-        return build(**config)
-
-
 def published(feature_net, flow_net, **more):
-    return on_meta(**{**flops.TABLE2_FEATURES[feature_net], **flops.TABLE2_FLOWS[flow_net], **more})
+    with torch.device("meta"):
+        return build(dict(num_classes=19), flops.TABLE2_FEATURES[feature_net], flops.TABLE2_FLOWS[flow_net] | more)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +54,9 @@ def test_the_published_inception_ratio_is_that_of_the_tabulated_encoder():
 
 def test_torchvisions_place_of_the_stride_costs_a_little_more(ratios):
     for pair in [p for p in PUBLISHED if "Inception" not in p[1]]:
-        ours = inverse_r(published(*pair, stride_in_1x1=False))
+        with torch.device("meta"):
+            model = build(dict(num_classes=19), dict(name=pair[0]), flops.TABLE2_FLOWS[pair[1]])
+        ours = inverse_r(model)
         assert 1.005 < ours / ratios[pair] < 1.02 and ours == pytest.approx(PUBLISHED[pair], rel=0.03)
 
 
@@ -84,7 +82,7 @@ def by_hooks(module, *args):
 @pytest.mark.parametrize("scale", [True, False])
 def test_counts_equal_those_of_a_real_forward(flow_net, scale):
     """At stride 4 and full-size input nothing is resampled, so what is counted is what runs."""
-    model = build(3, channels=8, flow_net=flow_net, flow_width=0.05, scale=scale).eval()
+    model = build(dict(num_classes=3), dict(channels=8), dict(name=flow_net, width=0.05, scale=scale)).eval()
     x = torch.rand(1, 3, 33, 50)
     parts = component_flops(model, (33, 50))
     features, counted = by_hooks(model.feature_net, x)
@@ -123,7 +121,7 @@ def test_half_size_input_rounds_up():
 
 
 def test_counting_needs_no_memory_and_changes_nothing():
-    model = build(channels=8, flow_width=0.03).train()
+    model = build(features=dict(channels=8), flow=dict(width=0.03)).train()
     before = {n: t.clone() for n, t in model.state_dict().items()}
     parts = component_flops(model, (100_000, 200_000))  # activations of terabytes
     assert parts["N_feat"] > 9e12
@@ -134,9 +132,7 @@ def test_counting_needs_no_memory_and_changes_nothing():
 
 
 def test_other_models_can_be_counted():
-    model = prototype()
-    assert component_flops(model, (64, 64))["N_task"] == 0, "the prototype propagates scores"
-    model = build(channels=8, flow_width=0.05)
+    model = build(features=dict(channels=8), flow=dict(width=0.05))
     plain, ablated = (
         component_flops(model, (64, 64)),
         component_flops(model.with_flow(Ablated(model.flow_source)), (64, 64)),
@@ -148,7 +144,7 @@ def test_other_models_can_be_counted():
 
 def test_classical_flow_is_refused():
     with pytest.raises(DffError, match="DISFlow is done outside PyTorch.*network"):
-        inverse_r(build(channels=8, flow_width=0.03).with_flow(DISFlow()), (64, 64))
+        inverse_r(build(features=dict(channels=8), flow=dict(width=0.03)).with_flow(DISFlow()), (64, 64))
 
 
 @pytest.mark.parametrize("size", [(8, 64), (64, 0), (-5, 7), (64,)])

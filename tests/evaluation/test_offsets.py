@@ -161,7 +161,7 @@ def test_intervals_and_models_that_do_not_fit():
     with pytest.raises(DffError, match="shorter than the clip"):
         by_offset(model(), [moving_square(4)], 5)
     with pytest.raises(DffError, match="5 classes"):
-        by_offset(build(num_classes=5, channels=8, flow_width=0.03), [moving_square()], 2)
+        by_offset(build(dict(num_classes=5), dict(channels=8), dict(width=0.03)), [moving_square()], 2)
 
 
 def test_average_over_offsets_by_hand():

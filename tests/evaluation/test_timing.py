@@ -10,7 +10,7 @@ from dfflib.flow import ZeroFlow
 from dfflib.inference.stream import Engine
 from dfflib.models.build import build
 
-SMALL = dict(num_classes=3, channels=8, flow_width=0.03)
+SMALL = dict(task=dict(num_classes=3), features=dict(channels=8), flow=dict(width=0.03))
 
 
 class Clock:

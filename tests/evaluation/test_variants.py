@@ -19,7 +19,7 @@ from dfflib.run import Run
 from dfflib.training import recipes, trainer
 from dfflib.training.stages import STAGES
 
-SMALL = dict(num_classes=8, channels=8, flow_net="correlation", flow_width=0.25)
+SMALL = dict(task=dict(num_classes=8), features=dict(channels=8), flow=dict(name="correlation", width=0.25))
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,8 @@ def test_every_variant_is_measured_at_every_offset(trained):
 
 def test_variations_are_named_as_asked(trained, monkeypatch):
     for name in ("shapes_no_scale", "shapes_split_2"):
-        small = {**recipes.get(name).model, "channels": 8, "flow_width": 0.25}
+        model = recipes.get(name).model
+        small = {part: model.get(part, {}) | SMALL[part] for part in SMALL}
         monkeypatch.setitem(recipes.RECIPES, name, replace(recipes.get(name), model=small))
     names = {"DFF": "shapes", "DFF, S = 1": "shapes_no_scale", "split": "shapes_split_2"}
     table = variants.variations(trained, names, interval=3)

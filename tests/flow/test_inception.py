@@ -191,7 +191,7 @@ def test_stride_16_as_published(make):
 
 
 def test_build_knows_it():
-    model = build(3, "residual", channels=8, flow_net="flownet_inception", flow_width=0.1, flow_input_stride=2)
+    model = build(dict(num_classes=3), dict(channels=8), dict(name="flownet_inception", width=0.1, input_stride=2))
     assert type(model.flow_source.net) is FlowNetInception and model.flow_source.unit == 10
     key, current = images(1, 3, 41, 54), images(1, 3, 41, 54, seed=1)
     with torch.no_grad():

@@ -11,15 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from dfflib import paths
 from dfflib.errors import DffError
 from dfflib.inference import preparation
-from dfflib.inference.preparation import autocast, best_classes, fold_batch_norm, keep_memory, prepare
+from dfflib.inference.preparation import autocast, fold_batch_norm, keep_memory, prepare
 from dfflib.inference.stream import Engine
 from dfflib.models.build import build
 
@@ -38,10 +35,16 @@ def lively(model):
     return model.eval()
 
 
-@pytest.mark.parametrize("options", [dict(channels=8, flow_width=0.05), dict(feature_net="resnet50", flow_width=0.05),
-                                     dict(task_blocks=2, flow_net="flownet_inception", flow_width=0.1)])  # fmt: skip
-def test_folding_changes_nothing_but_the_number_of_layers(options):
-    model = lively(build(num_classes=5, **options))
+@pytest.mark.parametrize(
+    "features, flow",
+    [
+        (dict(channels=8), dict(width=0.05)),
+        (dict(name="resnet50"), dict(width=0.05)),
+        (dict(task_blocks=2), dict(name="flownet_inception", width=0.1)),
+    ],
+)
+def test_folding_changes_nothing_but_the_number_of_layers(features, flow):
+    model = lively(build(dict(num_classes=5), features, flow))
     before = copy.deepcopy(model.state_dict())
     image = torch.rand(2, 3, 64, 80)
     ready = prepare(model, "cpu")
@@ -67,7 +70,7 @@ def test_compiling_that_fails_is_told_and_does_no_harm(monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", broken)
-    model = build(channels=8, flow_width=0.05).eval()
+    model = build(features=dict(channels=8), flow=dict(width=0.05)).eval()
     ready = prepare(model, "cpu", compile=True)
     image = torch.rand(1, 3, 32, 32)
     with pytest.warns(UserWarning, match="ResidualSegmenter runs without torch.compile.*no C\\+\\+ compiler"):
@@ -131,29 +134,11 @@ def test_elsewhere_memory_is_left_alone(monkeypatch):
 @pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler, or no Python.h")
 def test_a_compiled_model_gives_the_same_labels_and_says_nothing(recwarn):
     torch.manual_seed(0)
-    model = build(channels=8, num_classes=3, flow_net="flownet_sr", flow_width=0.1).eval()
+    model = build(dict(num_classes=3), dict(channels=8), dict(width=0.1)).eval()
     frames = [torch.randint(0, 255, (3, 32, 48), dtype=torch.uint8) for _ in range(3)]
     plain, fast = Engine(prepare(model, "cpu")), Engine(prepare(model, "cpu", compile=True))
     for engine in (plain, fast):
         engine.key(frames[0])
-    torch.testing.assert_close(fast._features, plain._features, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(fast._key.features, plain._key.features, rtol=1e-3, atol=1e-4)
     assert (fast.others(frames[1:]) == plain.others(frames[1:])).float().mean() > 0.99
     assert not [w for w in recwarn if "without torch.compile" in str(w.message)]
-
-
-@given(classes=st.integers(1, 23), batch=st.integers(1, 3), cells=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-       size=st.tuples(st.integers(1, 40), st.integers(1, 40)), channels_last=st.booleans(),
-       dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]), seed=st.integers(0, 99))  # fmt: skip
-def test_best_classes_are_those_of_the_enlarged_scores(classes, batch, cells, size, channels_last, dtype, seed):
-    scores = torch.randn(batch, classes, *cells, generator=torch.Generator().manual_seed(seed)).to(dtype)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    found = best_classes(scores.contiguous(memory_format=layout), size)
-    assert found.shape == (batch, *size) and found.dtype == torch.int64
-    exact = F.interpolate(scores.double(), size=size, mode="bilinear")
-    lost = exact.amax(1) - exact.gather(1, found[:, None])[:, 0]  # nothing, but where two classes are equally good
-    assert lost.max() <= 8 * torch.finfo(dtype).eps * scores.abs().max()
-
-
-def test_best_classes_of_equal_scores_is_the_first():
-    for classes in (2, 7):
-        assert not best_classes(torch.zeros(1, classes, 3, 4), (9, 8)).any()

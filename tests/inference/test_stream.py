@@ -18,11 +18,12 @@ from dfflib.flow import FlowNetwork
 from dfflib.inference import stream
 from dfflib.inference.schedule import FixedInterval
 from dfflib.inference.stream import predictions, segment_video
+from dfflib.models import task
 from dfflib.models.build import build
 from dfflib.models.checkpoints import save_checkpoint
 from dfflib.models.dff import DeepFeatureFlow
 
-SMALL = dict(num_classes=2, channels=8, flow_width=0.03)
+SMALL = dict(task=dict(num_classes=2), features=dict(channels=8), flow=dict(width=0.03))
 
 
 def frames(count=7, size=(32, 40)):
@@ -83,10 +84,10 @@ def test_predictions_are_the_three_calls(model, interval):
             features = model.extract(key)
             if i != k:
                 features = model.propagate(features, key, current)
-            assert torch.equal(result.labels, model.predict(features, (32, 40)).argmax(1)[0])
-            assert result.index == i and result.frame is pictures[i] and result.labels.dtype == torch.int64
+            assert torch.equal(result.result, model.predict(features, (32, 40)).argmax(1)[0])
+            assert result.index == i and result.frame is pictures[i] and result.result.dtype == torch.int64
             if interval == 1:
-                assert torch.equal(result.labels, model.per_frame(current).argmax(1)[0])
+                assert torch.equal(result.result, model.per_frame(current).argmax(1)[0])
 
 
 @pytest.mark.parametrize("flow", stream.FLOW_SOURCES)
@@ -99,7 +100,7 @@ def test_both_modes_label_alike(model, flow, interval, monkeypatch):
     online, batched = (list(predictions(chosen, pictures, FixedInterval(interval), mode=m)) for m in stream.MODES)
     for one, other in zip(online, batched, strict=True):
         assert (one.index, one.is_key) == (other.index, other.is_key) and one.frame is other.frame
-        assert (one.labels != other.labels).float().mean() < 0.002  # a tie here and there
+        assert (one.result != other.result).float().mean() < 0.002  # a tie here and there
 
 
 def test_a_key_frame_is_worked_on_once_an_interval(model, monkeypatch):
@@ -121,7 +122,7 @@ def test_a_key_frame_is_worked_on_once_an_interval(model, monkeypatch):
 def test_coarse_labels_are_constant_on_a_cell_and_full_ones_are_finer(model):
     pictures = frames(3)
     coarse, full = (
-        [r.labels for r in predictions(stream.Engine(model, labels=kind), pictures, FixedInterval(2))]
+        [r.result for r in predictions(stream.Engine(model, labels=kind), pictures, FixedInterval(2))]
         for kind in ("coarse", "full")
     )
     for labels, fine in zip(coarse, full, strict=True):
@@ -181,7 +182,7 @@ def test_labels_have_full_size_whatever_the_networks_see(model):
     for short_side, seen in ((None, (61, 83)), (30, (30, 41)), (500, (61, 83))):
         assert tuple(stream.Engine(model, short_side).images(pictures).shape) == (3, 3, *seen)
         results = list(predictions(model, pictures, FixedInterval(2), short_side))
-        assert [tuple(r.labels.shape) for r in results] == [(61, 83)] * 3
+        assert [tuple(r.result.shape) for r in results] == [(61, 83)] * 3
 
 
 @pytest.mark.parametrize("layout", ["as decoded", "plane by plane", "a window of a larger frame"])
@@ -218,7 +219,7 @@ def test_a_video_is_read_no_faster_than_it_is_used(checkpoint, tmp_path, mode, m
     video, read, ahead_of = write_video(tmp_path / "long.mp4", frames(60, (16, 16))), [], []
     resize = video_module.resize
     monkeypatch.setattr(video_module, "resize", lambda *args: (read.append(1), resize(*args))[1])
-    original, written = stream.overlay, []
+    original, written = task.overlay, []
 
     def slow(*args):
         time.sleep(0.01)  # a consumer that sleeps
@@ -226,7 +227,7 @@ def test_a_video_is_read_no_faster_than_it_is_used(checkpoint, tmp_path, mode, m
         ahead_of.append(len(read) - len(written))
         return original(*args)
 
-    monkeypatch.setattr(stream, "overlay", slow)
+    monkeypatch.setattr(task, "overlay", slow)
     done = segment_video(video, tmp_path / "out.mp4", 12, checkpoint, progress=False, mode=mode)
     assert done.frames == 60 and max(ahead_of) <= stream.AHEAD + 2 + (11 if mode == "batched" else 0)
 
@@ -281,7 +282,7 @@ def test_a_damaged_video_is_segmented_up_to_the_damage(checkpoint, tmp_path):
 def test_what_is_not_whole_never_poses_as_whole(checkpoint, video, tmp_path, monkeypatch, stop):
     out, part = tmp_path / "out.mp4", tmp_path / "out.part.mp4"
     segment_video(video, out, 5, checkpoint, progress=False)
-    earlier, original, count = out.read_bytes(), stream.overlay, []
+    earlier, original, count = out.read_bytes(), task.overlay, []
 
     def overlay(*args):
         count.append(1)
@@ -289,7 +290,7 @@ def test_what_is_not_whole_never_poses_as_whole(checkpoint, video, tmp_path, mon
             raise stop
         return original(*args)
 
-    monkeypatch.setattr(stream, "overlay", overlay)
+    monkeypatch.setattr(task, "overlay", overlay)
     with pytest.raises(type(stop)) as caught:
         segment_video(video, out, 5, checkpoint, progress=False)
     said = str(stop).rstrip(".") or "stopped"
@@ -428,8 +429,8 @@ def test_a_batch_is_bounded_by_memory_and_labels_stay_the_same(model, monkeypatc
     assert engine.most((256, 512)) == stream.MOST and engine.most((4320, 7680)) == 1
     assert stream.Engine(model, 256).most((1080, 1920)) > engine.most((1080, 1920))
     pictures, sizes, others = frames(9), [], stream.Engine.others
-    expected = [result.labels for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
+    expected = [result.result for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
     monkeypatch.setattr(stream.Engine, "others", lambda self, batch: (sizes.append(len(batch)), others(self, batch))[1])
-    monkeypatch.setattr(stream, "BATCH_BYTES", 3 * 32 * 40 * (stream.LABEL_BYTES + stream.IMAGE_BYTES))
-    found = [result.labels for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
+    monkeypatch.setattr(stream, "BATCH_BYTES", 3 * 32 * 40 * (stream.RESULT_BYTES + stream.IMAGE_BYTES))
+    found = [result.result for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
     assert sizes == [3, 3, 2] and all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dfflib import __version__
+from dfflib import __version__, profiles
 from dfflib.errors import DffError
-from dfflib.models import checkpoints
-from dfflib.models.build import build
+from dfflib.models import checkpoints, headers
+from dfflib.models.build import NETWORKS, build, complete
 from dfflib.models.checkpoints import (  # fmt: skip
     as_shipped,
     describe,
@@ -27,14 +27,22 @@ from dfflib.models.checkpoints import (  # fmt: skip
     save_checkpoint,
     tensor_digest,
 )
+from dfflib.paths import CHECKPOINTS
+from dfflib.training import recipes, trainer
 
-CONFIG = {"num_classes": 3, "channels": 8, "flow_width": 0.03, "flow_input_stride": 2}
+OLDER = {"num_classes": 3, "channels": 8, "flow_width": 0.03, "flow_input_stride": 2}  # as dfflib 0.1 has it
+CONFIG = complete({"task": {"num_classes": 3}, "features": {"channels": 8}, "flow": {"width": 0.03, "input_stride": 2}})
 ABOUT = {"stage": "joint", "seed": 3, "steps": 60, "metrics": {"miou": 0.5}, "data": ["bikes", "carphone"]}
 
 
-def make(seed=0, **kwargs):
+def changed(**parts):
+    """`CONFIG` with other arguments here and there."""
+    return {part: arguments | parts.get(part, {}) for part, arguments in CONFIG.items()}
+
+
+def make(seed=0, **parts):
     torch.manual_seed(seed)
-    return build(**{**CONFIG, **kwargs})
+    return build(**changed(**parts))
 
 
 @pytest.fixture()
@@ -75,20 +83,24 @@ def test_the_model_is_rebuilt_from_its_description(written):
     assert describe(written[1]) == (CONFIG, ABOUT)
 
 
-@pytest.mark.parametrize(
-    "kwargs", [{"feature_net": "flownet_s", "width": 0.03}, {"scale": False}, {"flow_net": "flownet_s"}]
-)
-def test_every_kind_of_model_goes_there_and_back(tmp_path, kwargs):
-    config = {**CONFIG, **kwargs}
+@pytest.mark.parametrize("flow", [{"scale": False}, {"name": "flownet_s"}, {"name": "correlation", "width": 0.25}])
+def test_every_kind_of_model_goes_there_and_back(tmp_path, flow):
+    config = changed(flow=flow)
     model = build(**config)
     again = load_model(save_checkpoint(tmp_path / "b.safetensors", model, config))
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
 
-def test_the_header_is_plain_json_with_the_version(written):
-    raw = written[1].read_bytes()
-    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
-    assert header["dfflib"] == __version__ and json.loads(header["model"]) == CONFIG
+def metadata_of(path):
+    raw = path.read_bytes()
+    return json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
+
+
+def test_the_header_is_one_json_text_with_the_version(written):
+    (text,) = metadata_of(written[1]).values()
+    facts = json.loads(text)
+    assert facts["dfflib"] == __version__ and facts["model"] == CONFIG and facts["about"] == ABOUT
+    assert facts["system"] == "dff" and facts["model"]["task"]["name"] == "segmentation"
 
 
 def test_writing_twice_gives_the_same_bytes(written, tmp_path):
@@ -144,7 +156,7 @@ def test_a_file_without_our_header_is_refused(tmp_path, header):
 
 @pytest.mark.parametrize(
     "config",
-    [[1], 3, None, {"feature_net": "resnet"}, {"channels": -3}, {"channels": "a"}, {"unknown": 1}, {"width": {}}],
+    [[1], 3, None, {"feature_net": "resnet"}, {"channels": -3}, {"channels": "a"}, {"unknown": 1}, {"flow_width": {}}],
 )
 def test_a_description_that_cannot_be_built_is_refused(tmp_path, config):
     path = tmp_path / "strange.safetensors"
@@ -152,9 +164,10 @@ def test_a_description_that_cannot_be_built_is_refused(tmp_path, config):
     refused(load_model, path)
 
 
-@pytest.mark.parametrize("kwargs", [{"num_classes": 4}, {"channels": 12}, {"scale": False}, {"flow_net": "flownet_s"}])
-def test_another_models_checkpoint_is_refused_and_loads_nothing(written, kwargs):
-    other = make(1, **kwargs)
+@pytest.mark.parametrize("part, arguments", [("task", {"num_classes": 4}), ("features", {"channels": 12}),
+                                             ("flow", {"scale": False}), ("flow", {"name": "flownet_s"})])  # fmt: skip
+def test_another_models_checkpoint_is_refused_and_loads_nothing(written, part, arguments):
+    other = make(1, **{part: arguments})
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     assert "another model" in refused(load_into, written[1], other)
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
@@ -173,8 +186,8 @@ def test_parts_alone_are_stored_and_the_rest_stays(written, tmp_path, parts):
 
 def test_a_part_fits_where_the_rest_differs(written, tmp_path):
     path = save_checkpoint(tmp_path / "part.safetensors", written[0], CONFIG, ("flow_source.",))
-    load_into(make(1, num_classes=7), path)
-    assert "another model" in refused(load_into, path, make(1, scale=False))
+    load_into(make(1, task={"num_classes": 7}), path)
+    assert "another model" in refused(load_into, path, make(1, flow={"scale": False}))
 
 
 def test_a_key_frame_checkpoint_gives_a_model_that_copies(written, tmp_path):
@@ -228,7 +241,7 @@ def test_numbers_too_large_for_half_precision_are_refused(written, tmp_path):
 
 def test_a_scale_field_that_a_file_does_not_hold_stays_as_it_is(tmp_path):
     file = save_checkpoint(tmp_path / "net.safetensors", make(), CONFIG, parts=("flow_source.net.",))
-    other = make(1, channels=16)  # the scale field has other channels; the flow network is the same
+    other = make(1, features={"channels": 16})  # the scale field has other channels; the flow network is the same
     load_into(other, file)
     assert torch.equal(other.flow_source.net.conv1[0].weight, load_weights(file)["flow_source.net.conv1.0.weight"])
     assert not other.flow_source.scale_head.weight.any()
@@ -236,11 +249,18 @@ def test_a_scale_field_that_a_file_does_not_hold_stays_as_it_is(tmp_path):
 
 def rewritten(path, metadata=None, **tensors):
     """The same file as versions before checksums wrote it, with some of its header and of its tensors exchanged."""
-    raw = path.read_bytes()
-    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
-    older = {name: header[name] for name in ("dfflib", "model", "about")}
+    older = {"dfflib": "0.1.0", "model": json.dumps(OLDER), "about": json.dumps(describe(path)[1])}
     weights = load_weights(path) | {name.replace("__", "."): tensor for name, tensor in tensors.items()}
     save_file(weights, path, older | (metadata or {}))
+    return path
+
+
+def forged(path, **facts):
+    """The same file with other facts in its header, rightly signed; None takes one out."""
+    facts = json.loads(metadata_of(path)[headers.ENTRY]) | facts
+    facts["header_sha256"] = headers._digest(facts)
+    facts = {name: value for name, value in facts.items() if value is not None}
+    save_file(load_weights(path), path, {headers.ENTRY: json.dumps(facts)})
     return path
 
 
@@ -254,11 +274,11 @@ def test_a_file_without_checksums_loads_as_before(written):
 
 BAD_CONFIG = [
     ("num_classes", 0), ("num_classes", True), ("num_classes", 10**9), ("num_classes", 2.0), ("num_classes", None),
-    ("channels", 1), ("channels", 4097), ("channels", "64"), ("channels", [64]), ("width", float("nan")), ("width", 0),
-    ("flow_width", float("inf")), ("flow_width", -1.0), ("flow_width", 1e9), ("flow_width", True), ("flow_input_stride", 0),
-    ("flow_input_stride", -1), ("flow_input_stride", 10**6), ("scale", "no"), ("scale", 1), ("frozen", None),
-    ("stride_in_1x1", 0), ("task_blocks", -1), ("task_blocks", 7), ("task_blocks", 10**30), ("feature_net", 3),
-    ("flow_net", []), ("flow_net", {"a": 1}), ("colour", "red"), ("a\nb", 1),
+    ("channels", 1), ("channels", 4097), ("channels", "64"), ("channels", [64]), ("flow_width", float("nan")),
+    ("flow_width", 0), ("flow_width", float("inf")), ("flow_width", -1.0), ("flow_width", 1e9), ("flow_width", True),
+    ("flow_input_stride", 0), ("flow_input_stride", -1), ("flow_input_stride", 10**6), ("flow_input_stride", 10**400),
+    ("scale", "no"), ("scale", 1), ("frozen", None), ("stride_in_1x1", 0), ("task_blocks", -1), ("task_blocks", 7),
+    ("task_blocks", 10**30), ("feature_net", 3), ("flow_net", []), ("flow_net", {"a": 1}), ("colour", "red"), ("a\nb", 1),
 ]  # fmt: skip
 BAD_ABOUT = [
     ("short_side", "144"), ("short_side", float("nan")), ("short_side", 0), ("short_side", -5), ("short_side", 1e2),
@@ -268,12 +288,56 @@ BAD_ABOUT = [
 
 
 @pytest.mark.parametrize("name, value", BAD_CONFIG)
-def test_a_model_that_no_header_can_describe(written, name, value):
-    rewritten(written[1], {"model": json.dumps({**CONFIG, name: value})})
-    for call in (describe, load_segmenter):
-        assert ascii(name)[1:-1] in refused(call, written[1])
-    with pytest.raises(DffError if name in ("num_classes", *CONFIG) else (DffError, TypeError)):
-        build(**{**CONFIG, name: value})
+def test_a_model_that_no_header_can_describe(written, tmp_path, name, value):
+    part, argument = headers.FLAT.get(name, ("flow", name))
+    config = {**CONFIG, part: CONFIG[part] | {argument: value}}
+    said = ascii(name if argument == "name" or name not in headers.FLAT else argument)[1:-1]
+    said = {"feature_net": "for features", "flow_net": "for flow"}.get(said, said)
+    older = tmp_path / "older.safetensors"
+    older.write_bytes(written[1].read_bytes())
+    for path in (rewritten(older, {"model": json.dumps({**OLDER, name: value})}), forged(written[1], model=config)):
+        for call in (describe, load_segmenter):
+            assert said in refused(call, path)
+    for call in (lambda: build(**config), lambda: save_checkpoint(tmp_path / "b", make(), config)):
+        with pytest.raises(DffError):
+            call()
+
+
+@pytest.mark.parametrize("facts", [
+    {"model": []}, {"model": None}, {"model": CONFIG | {"colour": {}}}, {"model": CONFIG | {"flow": [1]}},
+    {"model": CONFIG | {"flow": None}}, {"model": OLDER}, {"model": "dff"}, {"system": "raft"}, {"system": 3}, {"system": None},
+    {"about": None}, {"about": [1]}, {"tensor_sha256": "0" * 64}, {"tensor_sha256": 3}, {"tensor_sha256": None},
+    {"colour": "red"},
+])  # fmt: skip
+def test_facts_that_no_header_has(written, facts):
+    refused(load_segmenter, forged(written[1], **facts))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "3", "{}", "[" * 5000, '{"model": {}, "model": {}}'])
+def test_a_header_that_is_no_object(written, text):
+    save_file(load_weights(written[1]), written[1], {headers.ENTRY: text})
+    refused(load_segmenter, written[1])
+
+
+def test_every_argument_of_every_network_is_checked():
+    for part, networks in NETWORKS.items():
+        for name, network in networks.items():
+            for argument in network.arguments:
+                with pytest.raises(DffError, match=f"{argument} of {part} is "):
+                    complete({part: {"name": name, argument: "hostile"}})
+
+
+def test_shipped_files_are_those_of_todays_recipes():
+    """Models and digests of settings, which older headers have in another form."""
+    laptop = profiles.get("laptop")
+    for recipe in recipes.RECIPES.values():
+        for stage, seeds in recipe.seeds.items():
+            config, about = describe(CHECKPOINTS / recipes.checkpoint_name(stage, seeds[0], recipe.name))
+            assert config == complete(recipe.model)
+            if not recipe.starts(stage):
+                numbers = laptop.batch, laptop.crop, laptop.short_side, laptop.max_interval
+                settings = trainer.Settings(stage, 0, about["steps"], *numbers, (), recipe.name)
+                assert settings.digest() == about["settings"]
 
 
 @pytest.mark.parametrize("name, value", BAD_ABOUT)
@@ -293,7 +357,7 @@ def test_header_texts_that_are_no_object(written, key, text):
     refused(describe, rewritten(written[1], {key: text}))
 
 
-@pytest.mark.parametrize("key", ["colour", "tensor_sha256", "header_sha256"])
+@pytest.mark.parametrize("key", ["colour", "system", "tensor_sha256", "header_sha256"])
 def test_a_header_of_unknown_entries_or_half_signed(written, key):
     refused(load_segmenter, rewritten(written[1], {key: "0" * 64}))
 
@@ -315,7 +379,7 @@ BROKEN = {
 def test_broken_weights_are_refused(written, kind):
     path = written[1]
     save_file({**load_weights(path), WEIGHT: BROKEN[kind](load_weights(path)[WEIGHT])}, path,
-              {"model": json.dumps(CONFIG), "about": "{}"})  # fmt: skip
+              {"model": json.dumps(OLDER), "about": "{}"})  # fmt: skip
     for call in (load_weights, load_model, load_segmenter, partial(load_into, make())):
         assert WEIGHT in refused(call, path)
 
@@ -324,18 +388,18 @@ def test_negative_variances_and_fractional_counters_are_refused(written):
     path, norm = written[1], "feature_net.stem.1"
     for name, value in (("running_var", -torch.ones(4)), ("num_batches_tracked", torch.tensor(0.5))):
         weights = {**load_weights(path), f"{norm}.{name}": value}
-        save_file(weights, path.with_name("b.safetensors"), {"model": json.dumps(CONFIG), "about": "{}"})
+        save_file(weights, path.with_name("b.safetensors"), {"model": json.dumps(OLDER), "about": "{}"})
         assert f"{norm}.{name}" in refused(load_segmenter, path.with_name("b.safetensors"))
 
 
 def test_swapped_tensors_and_another_account_are_noticed(written):
     path = written[1]
-    raw, weights = path.read_bytes(), load_weights(path)
-    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
+    header, weights = metadata_of(path), load_weights(path)
     one, other = "feature_net.blocks.0.conv1.weight", "feature_net.blocks.1.conv1.weight"
     save_file({**weights, one: weights[other], other: weights[one].clone()}, path, header)
     assert "not those that were written" in refused(load_segmenter, path)
-    save_file(weights, path, header | {"about": json.dumps({**ABOUT, "steps": 61})})
+    facts = json.loads(header[headers.ENTRY]) | {"about": {**ABOUT, "steps": 61}}
+    save_file(weights, path, {headers.ENTRY: json.dumps(facts)})
     assert "not the one that was written" in refused(describe, path)
     save_file(weights, path, header)
     assert describe(path) == (CONFIG, ABOUT) and load_segmenter(path)
@@ -367,7 +431,7 @@ def test_a_shipped_file_and_its_run_have_one_digest(written, tmp_path):
 def test_a_file_that_is_replaced_while_it_is_read_stays_one(written):
     model, path = written
     read = read_checkpoint(path)
-    save_checkpoint(path, make(7, channels=12), {**CONFIG, "channels": 12}, short_side=7)
+    save_checkpoint(path, make(7, features={"channels": 12}), changed(features={"channels": 12}), short_side=7)
     assert (read.config, read.about) == (CONFIG, ABOUT) and read_checkpoint(read) is read
     again = load_segmenter(read).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
@@ -375,7 +439,7 @@ def test_a_file_that_is_replaced_while_it_is_read_stays_one(written):
 
 def test_what_a_file_does_not_hold_takes_no_memory_either(written, tmp_path):
     path = save_checkpoint(tmp_path / "key.safetensors", written[0], CONFIG, ("feature_net.", "task_net."))
-    rewritten(path, {"model": json.dumps({**CONFIG, "flow_width": 8, "flow_net": "flownet_s"})})
+    rewritten(path, {"model": json.dumps({**OLDER, "flow_width": 8, "flow_net": "flownet_s"})})
     assert "weights that it does not hold" in refused(load_segmenter, path)
 
 
@@ -437,7 +501,7 @@ def test_damaged_files_are_noticed_in_little_memory(written, tmp_path):
     rewritten(older)
     greedy = tmp_path / "greedy.safetensors"
     greedy.write_bytes(written[1].read_bytes())
-    rewritten(greedy, {"model": json.dumps({**CONFIG, "channels": 4096, "flow_width": 8})})
+    rewritten(greedy, {"model": json.dumps({**OLDER, "channels": 4096, "flow_width": 8})})
     done = subprocess.run(
         [sys.executable, __file__, tmp_path], capture_output=True, text=True, timeout=300, encoding="utf-8"
     )

@@ -7,21 +7,18 @@ from torch import nn
 
 from dfflib.errors import DffError
 from dfflib.flow import DISFlow, ZeroFlow
-from dfflib.flow.flownet import FlowNetS, FlowNetSR
-from dfflib.models.build import FEATURE_NETS, FLOW_NETS, build, prototype
+from dfflib.flow.flownet import FlowNetS
+from dfflib.models.build import NETWORKS, build
 from dfflib.models.dff import DeepFeatureFlow
-from dfflib.models.keyframe import FlowNetSegmenter
-
-SMALL = {"channels": 8, "width": 0.03, "flow_width": 0.03}
 
 
 def images(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def small(seed=0, **kwargs) -> DeepFeatureFlow:
+def small(seed=0, num_classes=2, features=None, **flow) -> DeepFeatureFlow:
     torch.manual_seed(seed)
-    return build(**{**SMALL, **kwargs}).eval()
+    return build(dict(num_classes=num_classes), dict(channels=8) | (features or {}), dict(width=0.03) | flow).eval()
 
 
 def stirred(model: DeepFeatureFlow) -> DeepFeatureFlow:
@@ -47,11 +44,10 @@ class Given(nn.Module):
 KEY, CURRENT = images(2, 3, 41, 54), images(2, 3, 41, 54, seed=1)
 
 
-@pytest.mark.parametrize("feature_net", FEATURE_NETS)
-@pytest.mark.parametrize("flow_net", list(FLOW_NETS))
+@pytest.mark.parametrize("flow_net", list(NETWORKS["flow"]))
 @pytest.mark.parametrize("scale", [True, False])
-def test_forward_is_extract_propagate_predict(feature_net, flow_net, scale):
-    model = stirred(small(num_classes=3, feature_net=feature_net, flow_net=flow_net, scale=scale))
+def test_forward_is_extract_propagate_predict(flow_net, scale):
+    model = stirred(small(num_classes=3, name=flow_net, scale=scale))
     with torch.no_grad():
         features = model.extract(KEY)
         moved = model.propagate(features, KEY, CURRENT)
@@ -63,10 +59,9 @@ def test_forward_is_extract_propagate_predict(feature_net, flow_net, scale):
 
 
 @pytest.mark.parametrize("size", [(4, 4), (5, 4), (33, 47), (31, 64)])
-@pytest.mark.parametrize("feature_net", FEATURE_NETS)
 @pytest.mark.parametrize("input_stride", [1, 2])
-def test_odd_sizes(size, feature_net, input_stride):
-    model = stirred(small(feature_net=feature_net, flow_input_stride=input_stride))
+def test_odd_sizes(size, input_stride):
+    model = stirred(small(input_stride=input_stride))
     with torch.no_grad():
         logits = model(images(1, 3, *size), images(1, 3, *size, seed=1))
     assert logits.shape == (1, 2, *size) and logits.isfinite().all()
@@ -175,10 +170,9 @@ def test_dis_runs_in_place_of_the_network():
     assert logits.shape == (2, 2, 41, 54) and logits.isfinite().all()
 
 
-@pytest.mark.parametrize("feature_net", FEATURE_NETS)
 @pytest.mark.parametrize("source", ["net", "zero", "dis"])
-def test_bfloat16_autocast(feature_net, source):
-    model = stirred(small(feature_net=feature_net))
+def test_bfloat16_autocast(source):
+    model = stirred(small())
     model = {"net": model, "zero": model.with_flow(ZeroFlow()), "dis": model.with_flow(DISFlow())}[source]
     expected = model(KEY, CURRENT).detach()
     with torch.autocast("cpu", torch.bfloat16):
@@ -210,41 +204,36 @@ def test_flow_levels_are_those_of_the_flow_network():
     assert len(levels) == 3 and all(torch.equal(a, b) for a, b in zip(levels, expected))
 
 
-def test_the_prototype():
-    model = prototype()
-    assert type(model.feature_net) is FlowNetSegmenter and type(model.feature_net.net) is FlowNetS
-    assert sum(p.numel() for p in model.feature_net.parameters()) == 38_667_106  # 3 -> 2
-    assert type(model.flow_source.net) is FlowNetSR
-    assert sum(p.numel() for p in model.flow_source.parameters()) == 6_637_138  # 6 -> 2 and nothing beside it
-    assert model.flow_source.input_stride == 1 and model.flow_source.scale_head is None
-    assert not list(model.task_net.parameters()) and model.feature_net.stride == 4
-
-
 def test_build_puts_plain_values_where_they_belong():
-    model = build(5, "residual", channels=12, flow_net="flownet_s", flow_width=0.03, flow_input_stride=2)
+    model = small(0, 5, dict(channels=12), name="flownet_s", input_stride=2)
     assert model.task_net.weight.shape == (5, 12, 1, 1) and type(model.flow_source.net) is FlowNetS
     assert model.flow_source.input_stride == 2 and model.flow_source.unit == 10
     assert model.flow_source.scale_head.out_channels == 12
 
 
-@pytest.mark.parametrize("kwargs", [{"feature_net": "resnet"}, {"flow_net": "raft"}])
-def test_an_unknown_network_is_refused(kwargs):
-    with pytest.raises(DffError, match="resnet|raft") as caught:
-        build(**kwargs)
-    assert "residual, flownet_s" in str(caught.value)
+@pytest.mark.parametrize("config, said", [
+    (dict(features=dict(name="resnet")), "no network 'resnet' for features: choose one of residual, resnet50, resnet101"),
+    (dict(flow=dict(name="raft")), "no network 'raft' for flow: choose one of flownet_sr, "),
+    (dict(features=dict(name="resnet50", channels=64)), "resnet50 takes no argument 'channels' for features: choose from "
+                                                        "stride_in_1x1, frozen"),
+    (dict(flow=dict(num_classes=3)), "flownet_sr takes no argument 'num_classes' for flow: choose from width, "),
+    (dict(features=dict(task_blocks=7)), "task_blocks of features is 7: choose a whole number from 0 to 6"),
+    (dict(task="segmentation"), "task is 'segmentation': give a dict"),
+])  # fmt: skip
+def test_networks_and_arguments_that_there_are_not(config, said):
+    with pytest.raises(DffError, match=said):
+        build(**config)
 
 
 def test_where_n_is_split_changes_nothing_without_a_warp():
     torch.manual_seed(0)
-    whole = build(num_classes=3, channels=8, flow_width=0.03).eval()
+    whole = small(0, 3)
     images = torch.rand(2, 3, 33, 48)
     for blocks in (1, 4, 6):
-        split = build(num_classes=3, channels=8, flow_width=0.03, task_blocks=blocks).eval()
+        split = small(1, 3, dict(task_blocks=blocks))
         split.load_state_dict(whole.state_dict())  # one checkpoint serves every split
         torch.testing.assert_close(split.per_frame(images), whole.per_frame(images))
         assert len(split.feature_net.blocks) == 6 and not torch.equal(split.extract(images), whole.extract(images))
-    with pytest.raises(DffError, match="task_blocks is 7: choose a whole number from 0 to 6"):
-        build(task_blocks=7)
 
 
 @pytest.mark.parametrize("other", [lambda x: (x * 255).to(torch.uint8), lambda x: (x * 255).round(), lambda x: x.long(),

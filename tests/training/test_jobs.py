@@ -64,7 +64,7 @@ def test_plan_puts_the_longest_way_first():
     assert plan.index(Job("shapes", "keyframe", 2)) < plan.index(Job("shapes", "joint", 0))
 
 
-def test_plan_knows_what_is_borrowed():
+def test_plan_knows_what_is_shared():
     plan = train_all.plan(["shapes_small_half_input"], "laptop")
     assert {job.name for job in plan} == {
         "shapes_small_half_input_joint_s0",
@@ -75,7 +75,7 @@ def test_plan_knows_what_is_borrowed():
 
 def test_stages_wait_for_what_they_start_from_and_share_the_machine(tmp_path, stub):
     lines = []
-    done = train_all.train_all(Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=2, say=lines.append)
+    done = train_all.train_all(Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=2, report=lines.append)
     plan, when = train_all.plan(["threshold"], "laptop"), spans(tmp_path)
     assert set(done) == set(plan) and len(when) == len(plan) == 10
     for job, before in plan.items():
@@ -88,7 +88,7 @@ def test_stages_wait_for_what_they_start_from_and_share_the_machine(tmp_path, st
 def test_a_stage_that_fails_stops_the_others_and_is_named(tmp_path, stub):
     stub["keyframe_s0"], stub["flow_pretrain_s0"] = (0.3, 2), (30, 0)
     with pytest.raises(DffError, match=r"training keyframe_s0 failed: the disk is full.*keyframe_s0\.log"):
-        train_all.train_all(Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=2, say=lambda line: None)
+        train_all.train_all(Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=2, report=lambda line: None)
     assert (tmp_path / "flow_pretrain_s0.saved").is_file(), "the other one was asked to save, and waited for"
 
 
@@ -105,19 +105,21 @@ def interrupted(tmp_path, stub):
     stub["keyframe_s0"] = stub["flow_pretrain_s0"] = (30, 0)
     threading.Timer(1.5, signal.raise_signal, (signal.SIGINT,)).start()
     with pytest.raises(KeyboardInterrupt, match="the same command continues"):
-        train_all.train_all(Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=2, say=lambda line: None)
+        train_all.train_all(Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=2, report=lambda line: None)
     assert {path.stem for path in tmp_path.glob("*.saved")} == {"flow_pretrain_s0", "keyframe_s0"}
 
 
 def test_what_is_trained_is_left_alone(tmp_path, stub, monkeypatch):
     monkeypatch.setattr(train, "is_trained", lambda run, stage, *_: stage != "joint")
-    done = train_all.train_all(Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=3, say=lambda line: None)
+    done = train_all.train_all(
+        Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=3, report=lambda line: None
+    )
     assert {job.name for job in done} == {"joint_s0", "joint_s1", "joint_s2"}
 
 
 def test_bar_reads_the_logs(tmp_path, stub, capsys):
     train_all.train_all(
-        Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=4, say=lambda line: None, progress=True
+        Run.of("laptop", out_dir=tmp_path / "run"), ["threshold"], jobs=4, report=lambda line: None, progress=True
     )
     assert " steps" in capsys.readouterr().err
 

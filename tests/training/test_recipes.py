@@ -9,14 +9,14 @@ from PIL import Image
 from dfflib import profiles
 from dfflib.errors import DffError
 from dfflib.models import checkpoints
-from dfflib.models.build import build
+from dfflib.models.build import build, complete
 from dfflib.profiles import Profile
 from dfflib.run import Run
 from dfflib.training import recipes, train, trainer
 from dfflib.training.stages import PARTS, STAGES, for_stage
 from tests.data.test_optical_flow import chairs, sintel
 
-SMALL = dict(num_classes=8, channels=8, flow_net="correlation", flow_width=0.25)
+SMALL = dict(task=dict(num_classes=8), features=dict(channels=8), flow=dict(name="correlation", width=0.25))
 
 
 @pytest.fixture(autouse=True)
@@ -88,20 +88,19 @@ def test_recipes_by_name():
 
 
 @pytest.mark.parametrize("name", [name for name in recipes.RECIPES if name.startswith("shapes_")])
-def test_variations_borrow_what_they_can_and_train_jointly(trained, monkeypatch, name):
-    small = {**recipes.get(name).model, "channels": 8 if "small" not in name else 4, "flow_width": 0.25}
+def test_variations_share_what_they_can_and_train_jointly(trained, monkeypatch, name):
     for each in recipes.RECIPES.values():
-        if each.name in (name, *recipes.get(name).borrowed.values()) and each.name != "shapes":
-            narrow = small if each.name == name else {**each.model, **{k: small[k] for k in ("flow_width",)}}
-            narrow["channels"] = 4 if "small" in each.name else 8
+        if each.name in (name, *recipes.get(name).shared.values()) and each.name != "shapes":
+            features = each.model.get("features", {}) | dict(channels=4 if "small" in each.name else 8)
+            narrow = each.model | dict(features=features, flow=each.model["flow"] | dict(width=0.25))
             monkeypatch.setitem(recipes.RECIPES, each.name, replace(each, model=narrow))
     done = train.train_stage(Run.of("tiny", 0, trained), "joint", name, progress=False)
     assert done.checkpoint.name == f"{name}_joint_s0.safetensors"
     config = checkpoints.describe(done.checkpoint)[0]
-    assert config == small
-    for stage, lender in recipes.get(name).borrowed.items():
-        assert recipes.get(lender).lender(stage) == lender, "nobody lends what is borrowed"
-        assert (trained / "checkpoints" / f"{lender}_{stage}_s0.safetensors").is_file()
+    assert config == complete(recipes.get(name).model)
+    for stage, owner in recipes.get(name).shared.items():
+        assert recipes.get(owner).owner(stage) == owner
+        assert (trained / "checkpoints" / f"{owner}_{stage}_s0.safetensors").is_file()
         assert not (trained / "checkpoints" / f"{name}_{stage}_s0.safetensors").exists()
 
 
@@ -119,7 +118,9 @@ def test_camvid_trains_key_frames_and_holds_a_tenth_back(tmp_path, monkeypatch):
     monkeypatch.setenv("DFFLIB_DATA", str(tmp_path))
     tiny = replace(profiles.get("tiny"), short_side=48, crop=(32, 48))
     monkeypatch.setitem(profiles.PROFILES, "tiny", tiny)
-    monkeypatch.setitem(recipes.RECIPES, "camvid", replace(recipes.get("camvid"), model={**SMALL, "num_classes": 11}))
+    monkeypatch.setitem(
+        recipes.RECIPES, "camvid", replace(recipes.get("camvid"), model={**SMALL, "task": dict(num_classes=11)})
+    )
     parts = {part: recipes.get("camvid").batches("keyframe", part, tiny) for part in ("train", "val")}
     assert len(parts["train"].frames) == 18 and len(parts["val"].frames) == 2
     assert not set(parts["train"].frames) & set(parts["val"].frames)

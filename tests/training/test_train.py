@@ -26,7 +26,7 @@ from dfflib.profiles import Profile
 from dfflib.run import Run
 from dfflib.training import recipes, stages, train, trainer
 
-SMALL = dict(num_classes=2, channels=8, flow_width=0.03)
+SMALL = dict(task=dict(num_classes=2), features=dict(channels=8), flow=dict(width=0.03))
 
 
 def moving_clip(size=(40, 44), length=16, seed=0) -> Clip:
@@ -175,7 +175,7 @@ def test_stopped_hard_in_the_middle_of_a_step_keeps_the_saved_state(tmp_path, mo
         return loss
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "stage_loss", stage_loss)
+        patch.setattr(trainer, "stage_loss", stage_loss)
         with pytest.raises(KeyboardInterrupt):
             go("keyframe", tmp_path / "b")
     assert torch.load(states(tmp_path / "b")[0], weights_only=True)["step"] == 5
@@ -317,7 +317,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_state(tmp_path, monkeypatc
     state = states(tmp_path)[0]
     content = state.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(train, "stage_loss", lambda model, stage, batch: model.per_frame(batch.key).sum() * float("nan"))
+        patch.setattr(
+            trainer, "stage_loss", lambda model, stage, batch: model.per_frame(batch.key).sum() * float("nan")
+        )
         with pytest.raises(DffError, match=r"loss of stage keyframe became nan at step 6.*last good state"):
             go("keyframe", tmp_path)
     assert state.read_bytes() == content
@@ -328,7 +330,7 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights(tmp_path, monkeyp
     def stage_loss(model, stage, batch):  # the root's slope at zero is infinite
         return (model.per_frame(batch.key).sum() * 0).sqrt()
 
-    monkeypatch.setattr(train, "stage_loss", stage_loss)
+    monkeypatch.setattr(trainer, "stage_loss", stage_loss)
     with pytest.raises(DffError, match="gradient of stage keyframe became nan at step 1 ") as caught:
         go("keyframe", tmp_path)
     assert "last good state" not in str(caught.value)  # there is none yet
@@ -449,7 +451,7 @@ def test_ensure_prefers_the_shipped_checkpoint_where_the_profile_says_so(tmp_pat
 
 def test_loss_goes_down(tmp_path, monkeypatch):
     monkeypatch.setitem(profiles.PROFILES, "tiny", tiny_profile(steps=30, batch=4))
-    use_model(monkeypatch, dict(num_classes=2, flow_width=0.03))  # the workbook's key-frame network
+    use_model(monkeypatch, dict(task=dict(num_classes=2), flow=dict(width=0.03)))  # the workbook's key-frame network
     log = go("keyframe", tmp_path).log
     assert log["loss"].iloc[-3:].mean() < 0.8 * log["loss"].iloc[:3].mean()
     assert log["metric"].iloc[-1] > 0.5

@@ -2,14 +2,14 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 Item = TypeVar("Item")
 _END = object()
 
 
-def prefetch(items: Iterable[Item], depth: int = 8) -> Iterator[Item]:
+def prefetch(items: Iterable[Item], depth: int = 8) -> Generator[Item, None, None]:
     """The same items in the same order, fetched by a thread up to ``depth`` ahead; then it waits for the caller.
 
     What the source raises is raised here, in its place in the order. When the caller stops early, so does the thread, after
