@@ -29,7 +29,7 @@ reproduce: $(STAMP) ## run the notebooks, gather figures and tables in runs/PROF
 	@$(PY) -m dfflib reproduce --profile $(PROFILE) $(ARGS)
 
 test: $(STAMP) ## run the tests; ARGS="-k warp" runs some of them
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@$(PY) -m jupyterlab --notebook-dir=. $(ARGS)

@@ -1,4 +1,4 @@
-"""What all tests share: two threads, no network, no window, and the development data beside the checkout."""
+"""What all tests share: one or two threads, no network, no window, and the development data beside the checkout."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
-THREADS = 2
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # processes that share the cores
+THREADS = max(1, min(2, (os.cpu_count() or 1) // WORKERS))
 
 # Set before torch, OpenCV and matplotlib are imported, and inherited by the commands and kernels that tests start.
 wanted = os.environ.get("OMP_NUM_THREADS", "")
@@ -30,6 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker("shared_data")
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")  # the longest file begins
 
 
 @pytest.fixture(scope="session")

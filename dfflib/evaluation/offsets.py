@@ -118,8 +118,8 @@ class _RecentFrames:
             images = (clip.frames[new].to(self.device) / 255).contiguous(memory_format=torch.channels_last)
             pairs = zip(images.split(1), self.model.extract(images).split(1), strict=True)
             self.frames |= dict(zip(new, pairs, strict=True))
-        images, features = zip(*(self.frames[n] for n in wanted), strict=True)
-        return torch.cat(images), torch.cat(features)
+        rows = [self.frames[n] for n in wanted]
+        return torch.cat([image for image, _ in rows]), torch.cat([features for _, features in rows])
 
 
 def _moved_scores(

@@ -1,9 +1,7 @@
 """Pictures: figures in one style, flow and labels as colours, results as plots."""
 
-from dfflib.viz.colours import COLOURS, METHODS, colour_labels, flow_to_rgb, overlay
+from dfflib.viz.colours import COLOURS, colour_labels, flow_to_rgb, overlay
 from dfflib.viz.figures import (
-    STATIONS,
-    STYLE,
     draw_arrows,
     flow_key,
     image_tag,
@@ -28,9 +26,6 @@ from dfflib.viz.plots import (
 
 __all__ = [
     "COLOURS",
-    "METHODS",
-    "STATIONS",
-    "STYLE",
     "accuracy_against_speed",
     "bars",
     "by_offset",

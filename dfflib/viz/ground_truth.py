@@ -95,7 +95,7 @@ def draw_tracks(clip: Clip, i: int, k: int, scale: int = 3, spacing: int = 10) -
     places = ((tracks.points + 0.5) * scale).round().int().numpy()
     for now, after in zip(range(i, k, step), range(i + step, k + step, step)):
         for p in np.flatnonzero((tracks.visible[now] & tracks.visible[after]).numpy()).tolist():
-            colour = tuple(int(c) for c in CLASS_COLOURS[1 + tracks.instances[p].item() % (len(CLASS_COLOURS) - 1)])
+            colour = tuple(int(c) for c in CLASS_COLOURS[1 + int(tracks.instances[p]) % (len(CLASS_COLOURS) - 1)])
             cv2.line(picture, places[now, p].tolist(), places[after, p].tolist(), colour, 1, cv2.LINE_AA)
     for p, place in enumerate(places[i]):
         seen = bool(tracks.visible[k, p])

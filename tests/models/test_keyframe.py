@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dfflib.models.keyframe import FlowNetSegmenter, Normalise, ResidualSegmenter, segmentation_head
+from dfflib.models.keyframe import FlowNetSegmenter, Normalise, ResidualSegmenter
+from dfflib.models.task import Segmentation
 
 torch.manual_seed(0)
 NETS = {"residual": ResidualSegmenter(8, (1, 2)).eval(), "flownet_s": FlowNetSegmenter(3, 0.03).eval()}
@@ -74,7 +75,7 @@ def test_a_residual_block_is_the_identity_where_its_branch_is_zero():
 
 
 def test_head_is_one_1x1_convolution():
-    head = segmentation_head(8, 5)
+    head = Segmentation(5).network(8)
     assert type(head) is nn.Conv2d and head.weight.shape == (5, 8, 1, 1) and not head.bias.any()
 
 
