@@ -85,10 +85,10 @@ def read_table(
             for cells in lines:
                 if len(cells) != len(columns):
                     raise ValueError(f"{len(cells)} cells for {len(columns)} columns")
-                for named_cell in zip(columns, cells):
+                for named_cell in zip(columns, cells, strict=True):
                     if named_cell not in read:  # most cells are like one above
                         read[named_cell] = _value(*named_cell, columns[named_cell[0]])
-                rows.append([read[named_cell] for named_cell in zip(columns, cells)])
+                rows.append([read[named_cell] for named_cell in zip(columns, cells, strict=True)])
     except OSError as error:
         raise DffError(f"{path} cannot be read ({error.strerror}): {remedy}.") from None
     except UnicodeDecodeError:

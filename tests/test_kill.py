@@ -117,9 +117,9 @@ def at_work(token: str) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if f"DFFLIB_TEST_TOKEN={token}".encode() in (process / "environ").read_bytes().split(b"\0"):
-                if (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z":
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            ours = f"DFFLIB_TEST_TOKEN={token}".encode() in (process / "environ").read_bytes().split(b"\0")
+            if ours and (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z":
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:
             pass  # it has ended
     return found

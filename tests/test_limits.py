@@ -32,7 +32,7 @@ def test_real_numbers():
         limits.check("fps", "29.97") == 29.97 and limits.check("fps", 25) == 25.0 and limits.check("fps", ".5") == 0.5
     )
     for bad in ("", "x", "²", "nan", "inf", "-1", "0", "1e-9", "1e9", "1e999", float("nan"), float("inf"), None, True):
-        with pytest.raises(DffError, match="fps is .*: choose a number from 1e-05 to 1000.0"):
+        with pytest.raises(DffError, match=r"fps is .*: choose a number from 1e-05 to 1000.0"):
             limits.check("fps", bad)
 
 

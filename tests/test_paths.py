@@ -60,7 +60,7 @@ def test_an_output_is_no_input_by_whatever_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for out in (source, "v.mp4", "./frames/../v.mp4", "soft.mp4", "hard.mp4"):
         for given in (source, "v.mp4", "soft.mp4"):
-            with pytest.raises(DffError, match="is an input of the same command .*: name another file with --out"):
+            with pytest.raises(DffError, match=r"is an input of the same command .*: name another file with --out"):
                 output_file(out, [given], [".mp4"])
     with pytest.raises(DffError, match="is an input of the same command"):
         output_file("one.mp4", ["frames"], [".mp4"])
@@ -75,7 +75,7 @@ def test_one_rule_of_overwriting(tmp_path):
     with pytest.raises(DffError, match="exists already: add --force to overwrite it, or name another file with --out"):
         output_file(there, force=False)
     assert output_file(there, force=True) == there and output_file(tmp_path / "new.csv", force=False)
-    with pytest.raises(DffError, match="let it end in .csv"):
+    with pytest.raises(DffError, match=r"let it end in .csv"):
         output_file(tmp_path / "t.safetensors", suffixes=[".csv"])
     with pytest.raises(DffError, match="is a folder: give the name of a file in it"):
         output_file(tmp_path, suffixes=[".csv"])
@@ -113,7 +113,7 @@ def test_what_is_in_the_way_is_named_before_anything_is_written(tmp_path, name, 
 @POSIX
 def test_folders_behind_links(tmp_path):
     (tmp_path / "link").symlink_to("not there yet")
-    with pytest.raises(DffError, match="No such file or directory.: check the name"):
+    with pytest.raises(DffError, match=r"No such file or directory.: check the name"):
         output_file(tmp_path / "link" / "t.csv")
     assert run_dir("smoke", tmp_path / "link") == (tmp_path / "not there yet").resolve()
     assert output_file(tmp_path / "link" / "t.csv").parent.is_dir()
@@ -141,7 +141,7 @@ def test_a_disk_that_takes_nothing_leaves_nothing(tmp_path, monkeypatch, number,
 def test_a_full_disk(tmp_path, monkeypatch):
     (tmp_path / "full").symlink_to("/dev/full")
     monkeypatch.setattr(paths, "temporary", lambda path: tmp_path / "full")
-    with pytest.raises(DffError, match="t.csv cannot be written .No space left on device.: free some disk space"):
+    with pytest.raises(DffError, match=r"t.csv cannot be written .No space left on device.: free some disk space"):
         output_file(tmp_path / "t.csv")
     assert not list(tmp_path.iterdir())
 

@@ -52,12 +52,11 @@ def test_what_nohup_has_ignored_stays_ignored():
 
 @pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_held_back_until_the_end_of_the_block(number):
-    with stopping.interrupting() as last, pytest.raises(KeyboardInterrupt):
-        with stopping.deferred_signals() as asked:
-            assert not asked()
-            os.kill(os.getpid(), number)
-            time.sleep(0.01)
-            assert asked()
+    with stopping.interrupting() as last, pytest.raises(KeyboardInterrupt), stopping.deferred_signals() as asked:
+        assert not asked()
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+        assert asked()
     assert last() == number
 
 

@@ -303,7 +303,7 @@ def test_inputs_are_left_alone():
     assert torch.equal(features, copies[0]) and torch.equal(flow, copies[1])
 
 
-@pytest.mark.parametrize(("dtype", "unit"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+@pytest.mark.parametrize("dtype, unit", [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
 def test_half_precision_features_stay_within_rounding(dtype, unit):
     features = numbers(1, 4, 40, 300, dtype=dtype)
     flow = numbers(1, 2, 40, 300, seed=1, scale=5.0, dtype=torch.float32)
@@ -378,13 +378,13 @@ def test_a_nan_in_the_flow_stays_where_it_is(padding_mode):
 
 
 @pytest.mark.parametrize(
-    ("features", "flow"),
+    "features, flow",
     [
         ((2, 3, 4), (1, 2, 4, 4)), ((1, 2, 3, 4), (2, 3, 4)), ((1, 2, 3, 4), (1, 3, 3, 4)), ((2, 2, 3, 4), (3, 2, 3, 4)),
     ],
 )  # fmt: skip
 def test_shapes_that_do_not_fit_are_refused(features, flow):
-    with pytest.raises(ValueError, match="warp takes features|batch sizes differ"):
+    with pytest.raises(ValueError, match=r"warp takes features|batch sizes differ"):
         warp(torch.zeros(features), torch.zeros(flow))
 
 
@@ -465,7 +465,7 @@ def test_translations_add_exactly():
     assert torch.equal(compose(first, zero), first) and torch.equal(compose(zero, second), second)
 
 
-@pytest.mark.parametrize(("one", "two"), [((10, 1.0), (7, 1.0)), ((0, 0.9), (0, 0.95)), ((6, 0.9), (-9, 1.05))])
+@pytest.mark.parametrize("one, two", [((10, 1.0), (7, 1.0)), ((0, 0.9), (0, 0.95)), ((6, 0.9), (-9, 1.05))])
 def test_affine_flows_chain_as_their_matrices_do(one, two):
     first, second = similarity(*one, 25, 31), similarity(*two, 25, 31)
     expected = similarity(one[0] + two[0], one[1] * two[1], 25, 31)

@@ -120,7 +120,7 @@ def still_images(root: str | os.PathLike, short_side: int | None = None) -> list
     )
     require(root / "Data" / "DET" / "train", "the still images of DET", f"get ILSVRC2015 DET from {SOURCE}")
     stills = [words[0] for words in read_lines(listing) if words]
-    missing = [still for still, there in zip(stills, _present(root, stills)) if not there]
+    missing = [still for still, there in zip(stills, _present(root, stills), strict=True) if not there]
     if missing:
         raise DffError(
             f"{root / 'Data/DET' / missing[0]}.JPEG is missing, one of {len(missing)} that {listing.name} names: get "

@@ -92,14 +92,14 @@ class FramePairs:
         """The batch of one step: ``size`` pairs."""
         rng = generator(seed, step)
         samples = [self._sample(rng) for _ in range(size)]
-        key, current, labels, is_key = (torch.stack(parts) for parts in zip(*samples))
+        key, current, labels, is_key = (torch.stack(parts) for parts in zip(*samples, strict=True))
         return Batch(key, current, labels, is_key)
 
     def _sample(self, rng: torch.Generator) -> tuple[Tensor, ...]:
         c, current = self.frames[random_index(len(self.frames), rng)]
         clip = self.clips[c]
         key = max(current - random_index(self.max_interval, rng), self.shots[c].start_of(current))
-        top, left = (random_index(side - crop + 1, rng) for side, crop in zip(clip.size, self.crop))
+        top, left = (random_index(side - crop + 1, rng) for side, crop in zip(clip.size, self.crop, strict=True))
         window = (..., slice(top, top + self.crop[0]), slice(left, left + self.crop[1]))
         parts = [clip.frames[key][window] / 255, clip.frames[current][window] / 255, clip.mask(current)[window]]
         if self.flip and random_index(2, rng):

@@ -73,7 +73,7 @@ def motion_quantiles(
                 lengths.append(length[:: max(1, len(length) // 4096)].numpy())
         if lengths:
             values = np.quantile(np.concatenate([np.resize(one, 4096) for one in lengths]), QUANTILES)
-            rows += [{"offset": offset, "quantile": q, "value": v} for q, v in zip(QUANTILES, values)]
+            rows += [{"offset": offset, "quantile": q, "value": v} for q, v in zip(QUANTILES, values, strict=True)]
     return pd.DataFrame(rows)
 
 

@@ -157,7 +157,9 @@ def average_over_offsets(table: pd.DataFrame, metric: str = "miou") -> pd.DataFr
     parts = []
     for values, group in chosen.groupby(keys, sort=False):
         mean = group["value"].expanding().mean()
-        parts.append(pd.DataFrame({**dict(zip(keys, values)), "interval": group["offset"] + 1, "value": mean}))
+        parts.append(
+            pd.DataFrame({**dict(zip(keys, values, strict=True)), "interval": group["offset"] + 1, "value": mean})
+        )
     return pd.concat(parts, ignore_index=True)
 
 

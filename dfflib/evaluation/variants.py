@@ -168,8 +168,9 @@ def flow_errors(
         items = [torch.utils.data.default_collate([data[n]]) for n in range(pairs)]
         batches = [as_batch(item) for item in items]
         for name, source in sources.items():
-            errors = [_errors(source.image_flow(batch.key, batch.current), item) for batch, item in zip(batches, items)]
-            for metric, value in zip(("epe", "epe_visible"), torch.tensor(errors).nanmean(0).tolist()):
+            flows = [source.image_flow(batch.key, batch.current) for batch in batches]
+            errors = [_errors(flow, item) for flow, item in zip(flows, items, strict=True)]
+            for metric, value in zip(("epe", "epe_visible"), torch.tensor(errors).nanmean(0).tolist(), strict=True):
                 rows.append({"method": name, "offset": offset, "metric": metric, "value": value, "unit": "px"})
     return tidy(pd.DataFrame(rows), "04_flow_errors", "shapes/medium/test", seed=run.seed)
 

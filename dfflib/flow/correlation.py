@@ -83,7 +83,7 @@ class CorrelationFlowNet(nn.Module):
             from, ``(N, channels, ceil(H/4), ceil(W/4))``.
         """
         frames = torch.cat(x.chunk(2, dim=1))  # one pass through the encoder for both frames
-        current, key = zip(*(maps.chunk(2) for maps in self._encode(frames)))
+        current, key = zip(*(maps.chunk(2) for maps in self._encode(frames)), strict=True)
         return self._estimate(key, current)
 
     def encode_key(self, key: Tensor) -> tuple[Tensor, ...]:

@@ -3,6 +3,8 @@
 How a flow network is used by Deep Feature Flow, its units and the scale field, is written in `dfflib.flow`.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,7 +44,7 @@ class FlowNetS(nn.Module):
     )  # fmt: skip
     # skip connection, channels of the deconvolution that meets it: the decoder, coarse to fine
     DECODER: tuple[tuple[str, int], ...] = (("conv5_1", 512), ("conv4_1", 256), ("conv3_1", 128), ("conv2", 64))
-    PARAMETERS: dict[tuple[int, int], int] = {
+    PARAMETERS: ClassVar[dict[tuple[int, int], int]] = {
         (6, 2): 38_676_514,
         (3, 2): 38_667_106,
     }  # (inputs, outputs) at width 1, summed from the tables
@@ -142,7 +144,7 @@ class FlowNetSR(FlowNetS):
 
     ENCODER = FlowNetS.ENCODER[:6]
     DECODER = (("conv3_1", 128), ("conv2", 64))
-    PARAMETERS = {(6, 2): 6_637_138}
+    PARAMETERS: ClassVar[dict[tuple[int, int], int]] = {(6, 2): 6_637_138}
 
 
 def _initialise(net: FlowNetS) -> None:

@@ -10,7 +10,7 @@ A key frame is asked about many times, so a call is two steps: ``encoded = sourc
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import cv2
 import numpy as np
@@ -258,7 +258,7 @@ class DISFlow(FlowSource):
         input_stride: 1 for full-size frames, 2 for half: a quarter of the work, and half as fine.
     """
 
-    PRESETS = {"ultrafast": 0, "fast": 1, "medium": 2}
+    PRESETS: ClassVar[dict[str, int]] = {"ultrafast": 0, "fast": 1, "medium": 2}
     SMALLEST = 32  # pixels: OpenCV may end the process with less, so smaller frames are enlarged first
 
     def __init__(self, preset: str = "medium", input_stride: int = 1):

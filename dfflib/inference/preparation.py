@@ -6,6 +6,7 @@ What pays, on which machine, is measured by ``dfflib bench``; the defaults are w
 import contextlib
 import copy
 import ctypes
+import itertools
 import platform
 import warnings
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         layers = list(module.named_children())
-        for (name, layer), (after, norm) in zip(layers, layers[1:]):
+        for (name, layer), (after, norm) in itertools.pairwise(layers):
             if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(layer, norm))
                 setattr(module, after, nn.Identity())

@@ -141,7 +141,7 @@ def read_checkpoint(path: str | os.PathLike | Checkpoint) -> Checkpoint:
     if header.tensor_sha256 not in (None, tensor_digest(weights)):
         raise _damaged(path, "its tensors are not those that were written")
     for name, tensor in weights.items():
-        if not tensor.float().isfinite().all() or name.endswith("running_var") and (tensor < 0).any():
+        if not tensor.float().isfinite().all() or (name.endswith("running_var") and (tensor < 0).any()):
             raise DffError(f"{path} holds broken weights ({name} has values that no training leaves): {AGAIN}")
     return Checkpoint(path, header.config, header.about, weights)
 
@@ -261,7 +261,7 @@ def load_into(model: torch.nn.Module, path: str | os.PathLike | Checkpoint) -> N
         read.path, {name: tuple(tensor.shape) for name, tensor in read.weights.items()}, model.state_dict(),
         "load it with dfflib.models.checkpoints.load_model, which builds the model that it describes.",
     )  # fmt: skip
-    model.load_state_dict(read.weights, strict=False)
+    model.load_state_dict(read.weights, strict=True)
 
 
 def load_model(path: str | os.PathLike | Checkpoint) -> DeepFeatureFlow:

@@ -138,7 +138,7 @@ def check_images(images: Tensor) -> None:
     if images.is_meta or (images.is_cuda and torch.is_grad_enabled()) or not images.numel():
         return
     low, high = (end.item() for end in images.detach().aminmax())
-    if not (-0.5 <= low and high <= 1.5):  # NaN as well
+    if not (low >= -0.5 and high <= 1.5):  # NaN as well
         raise DffError(
             f"images hold values from {low:g} to {high:g}: give them in [0, 1], frames / 255, not normalised in any other way."
         )

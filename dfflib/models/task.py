@@ -115,9 +115,9 @@ class Segmentation(Task):
         num_classes: classes to tell apart.
     """
 
-    arguments = {"num_classes": Argument(2, (1, IGNORE))}
+    arguments: ClassVar = {"num_classes": Argument(2, (1, IGNORE))}
     unit = "mIoU"
-    agreement = {"miou": "agreement_miou", "pixel_accuracy": "agreement"}
+    agreement: ClassVar = {"miou": "agreement_miou", "pixel_accuracy": "agreement"}
 
     def __init__(self, num_classes: int = 2):
         self.num_classes = num_classes

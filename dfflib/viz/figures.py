@@ -166,7 +166,9 @@ def flow_key(max_motion: float, size: tuple[int, int] = (101, 101)) -> np.ndarra
         size: rows and columns, such as those of the pictures beside it; the wheel fills the shorter side.
     """
     half = [side / min(size) for side in size]
-    y, x = torch.meshgrid(*(torch.linspace(-end, end, side) for end, side in zip(half, size)), indexing="ij")
+    y, x = torch.meshgrid(
+        *(torch.linspace(-end, end, side) for end, side in zip(half, size, strict=True)), indexing="ij"
+    )
     outside = x**2 + y**2 > 1
     wheel = flow_to_rgb(torch.where(outside, 0, torch.stack((x, y)) * max_motion), max_motion)
     wheel[outside.numpy()] = 255
@@ -232,7 +234,7 @@ def maps(values, titles=(), unit: str = "", limit: float | None = None, columns:
     values = [np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v, dtype=np.float32).squeeze() for v in values]
     limit = limit or max(np.max(v[np.isfinite(v)], initial=0) for v in values) or 1.0
     fig = show(values, titles, columns, width, caption)
-    for axis, value in zip(fig.axes, values):
+    for axis in fig.axes[: len(values)]:
         axis.images[0].set(cmap=cmap, clim=(0, limit))
     fig.colorbar(fig.axes[0].images[0], ax=fig.axes, label=unit, fraction=0.025, pad=0.01)
     return fig

@@ -72,7 +72,9 @@ def tint(frame: Tensor, occluded: Tensor, out_of_view: Tensor) -> np.ndarray:
 def draw_boxes(frame: Tensor, boxes: Boxes, class_names: tuple[str, ...], scale: int = 3) -> np.ndarray:
     """A frame with boxes, each with its class and track number; those of partly hidden objects are drawn thin."""
     picture = enlarge(to_image(frame), scale)
-    for n, (box, label, track) in enumerate(zip(boxes.boxes, boxes.labels.tolist(), boxes.tracks.tolist())):
+    for n, (box, label, track) in enumerate(
+        zip(boxes.boxes, boxes.labels.tolist(), boxes.tracks.tolist(), strict=True)
+    ):
         x1, y1, x2, y2 = (box * scale).round().int().tolist()
         colour = tuple(int(c) for c in CLASS_COLOURS[label % len(CLASS_COLOURS)])
         hidden = boxes.occluded is not None and bool(boxes.occluded[n])
@@ -93,7 +95,7 @@ def draw_tracks(clip: Clip, i: int, k: int, scale: int = 3, spacing: int = 10) -
     picture = enlarge((0.55 * to_image(clip.frames[i]) + 40).astype(np.uint8), scale)
     step = 1 if k > i else -1
     places = ((tracks.points + 0.5) * scale).round().int().numpy()
-    for now, after in zip(range(i, k, step), range(i + step, k + step, step)):
+    for now, after in zip(range(i, k, step), range(i + step, k + step, step), strict=True):
         for p in np.flatnonzero((tracks.visible[now] & tracks.visible[after]).numpy()).tolist():
             colour = tuple(int(c) for c in CLASS_COLOURS[1 + int(tracks.instances[p]) % (len(CLASS_COLOURS) - 1)])
             cv2.line(picture, places[now, p].tolist(), places[after, p].tolist(), colour, 1, cv2.LINE_AA)

@@ -5,6 +5,7 @@ difference is above 0 in every seed; one seed has no spread, so it can agree in 
 written in `dfflib.workbook.claims`.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ def gradual_drop(method: str, longest: int) -> Rule:
 
     def judge(rows: pd.DataFrame) -> Verdict:
         curve = [by_seed(rows, [method], offsets=range(n))[method].mean() for n in range(1, longest + 1)]
-        total, steps = curve[0] - curve[-1], [a - b for a, b in zip(curve, curve[1:])]
+        total, steps = curve[0] - curve[-1], [a - b for a, b in itertools.pairwise(curve)]
         agrees = total > 0 and min(steps) >= 0 and 3 * max(steps) <= total
         return _verdict(agrees, total > 0, f"{describe_drop(curve)} ({method})")
 
@@ -174,7 +175,7 @@ def gradual_drop(method: str, longest: int) -> Rule:
 
 def describe_drop(curve: Sequence[float]) -> str:
     """A curve of averages for l = 1 .. L in words."""
-    largest = max(a - b for a, b in zip(curve, curve[1:]))
+    largest = max(a - b for a, b in itertools.pairwise(curve))
     return f"{curve[0]:.1f} at l = 1, {curve[-1]:.1f} at l = {len(curve)}; largest step {largest:.1f}"
 
 
@@ -206,9 +207,9 @@ def flops_column(stated: dict[str, float]) -> Rule:
     def judge(rows: pd.DataFrame) -> Verdict:
         rows = rows.assign(method=rows["method"].map(_normalised, na_action="ignore"))
         values = [_number(rows, _normalised(name), "inverse_r") for name in stated]
-        error = [100 * (a / b - 1) for a, b in zip(values, stated.values())]
+        error = [100 * (a / b - 1) for a, b in zip(values, stated.values(), strict=True)]
         worst = max(abs(e) for e in error)
-        ours = ", ".join(f"{v:.2f} ({e:+.1f}%)" for v, e in zip(values, error))
+        ours = ", ".join(f"{v:.2f} ({e:+.1f}%)" for v, e in zip(values, error, strict=True))
         return _verdict(worst <= tight, worst <= wide, ours)
 
     return Rule(f"1/r of both key-frame networks within {tight}%; in direction: within {wide}%", judge)
@@ -272,7 +273,7 @@ def split_speed() -> Rule:
 
     def judge(rows: pd.DataFrame) -> Verdict:
         fps = [_number(rows, name, "fps") for name in _splits(rows)]
-        rises = all(100 * b >= 95 * a for a, b in zip(fps, fps[1:]))
+        rises = all(100 * b >= 95 * a for a, b in itertools.pairwise(fps))
         ours = ", ".join(f"{value:.1f}" for value in fps) + " fps, from many layers to few"
         return _verdict(rises and fps[-1] > fps[0], fps[-1] > fps[0], ours)
 

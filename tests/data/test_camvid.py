@@ -119,7 +119,7 @@ def test_windows_memory_and_pickles(val):
 
 
 @pytest.mark.parametrize(
-    ("pixel", "message"),
+    "pixel, message",
     [(12, "holds the label 12, but CamVid has 11 classes"), (254, "holds the label 254")],
 )
 def test_a_label_that_is_no_class(val, pixel, message):
@@ -149,9 +149,9 @@ def test_sizes_that_differ(val):
     Image.fromarray(labels_of(HZ15[0], (44, 61))).save(val / "valannot" / f"{HZ15[0]}.png")
     Image.new("RGB", (60, 45)).save(val / "val" / f"{HZ15[3]}.png")
     (clip,) = camvid.clips(val, "val")
-    with pytest.raises(DffError, match="valannot.*61x44 pixels but .*61x45"):
+    with pytest.raises(DffError, match=r"valannot.*61x44 pixels but .*61x45"):
         clip.masks[0]
-    with pytest.raises(DffError, match="60x45 pixels but .*61x45"):
+    with pytest.raises(DffError, match=r"60x45 pixels but .*61x45"):
         clip.frames[:]
 
 
@@ -171,12 +171,12 @@ def test_missing_files(val):
 def test_wrong_folders(val, tmp_path_factory):
     with pytest.raises(DffError, match="no split 'validation': choose one of train, val, test"):
         camvid.clips(val, "validation")
-    with pytest.raises(DffError, match="train is missing .the images of CamVid train.: copy it from"):
+    with pytest.raises(DffError, match=r"train is missing .the images of CamVid train.: copy it from"):
         camvid.clips(val, "train")
-    with pytest.raises(DffError, match="nowhere is missing .the folder of CamVid.: check the path"):
+    with pytest.raises(DffError, match=r"nowhere is missing .the folder of CamVid.: check the path"):
         camvid.clips(val / "nowhere", "val")
     other = tmp_path_factory.mktemp("other")
-    with pytest.raises(DffError, match="holds no train/ or train.txt .CamVid in SegNet's layout.: give"):
+    with pytest.raises(DffError, match=r"holds no train/ or train.txt .CamVid in SegNet's layout.: give"):
         camvid.clips(other)
     (other / "701_StillsRaw_full").mkdir()
     with pytest.raises(DffError, match="as first published, but SegNet's layout is expected"):
@@ -189,13 +189,13 @@ def test_wrong_folders(val, tmp_path_factory):
 @pytest.mark.parametrize("text", ["", "/SegNet/CamVid/val/a.png\n", "\x00\x01"])
 def test_a_list_that_is_none(val, text):
     (val / "val.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(DffError, match="val.txt does not hold an image and an annotation a line: copy it"):
+    with pytest.raises(DffError, match=r"val.txt does not hold an image and an annotation a line: copy it"):
         camvid.clips(val, "val")
 
 
 def test_names_without_frame_numbers(tmp_path):
     write(tmp_path, "test", ["test_00001", "test_00002"])  # an early release of SegNet's copy
-    with pytest.raises(DffError, match="test_00001.png does not tell its sequence and frame number: take"):
+    with pytest.raises(DffError, match=r"test_00001.png does not tell its sequence and frame number: take"):
         camvid.clips(tmp_path, "test")
 
 

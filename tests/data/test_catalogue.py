@@ -41,7 +41,7 @@ def test_an_unknown_set_is_one_sentence(call):
 def test_a_missing_copy_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("DFFLIB_DATA", str(tmp_path))
     with pytest.raises(
-        DffError, match="CamVid is missing .a copy of camvid.: put or link one there, or set DFFLIB_DATA"
+        DffError, match=r"CamVid is missing .a copy of camvid.: put or link one there, or set DFFLIB_DATA"
     ):
         catalogue.check("camvid")
 

@@ -58,7 +58,7 @@ def test_label_ids_become_the_19_training_classes(tmp_path):
 
 def test_masks_are_asked_for_at_the_labelled_frame_only(tmp_path):
     clip = cityscapes.clips(tree(tmp_path), "val")[0]
-    with pytest.raises(DffError, match="has no annotation: ask for the frames in clip.labelled only"):
+    with pytest.raises(DffError, match=r"has no annotation: ask for the frames in clip.labelled only"):
         clip.masks[3]
 
 
@@ -157,7 +157,7 @@ def test_files_of_wrong_names_and_values_are_refused(tmp_path):
     tree(tmp_path)
     file = tmp_path / "gtFine/val/ulm/ulm_000007_000019_gtFine_labelIds.png"
     Image.fromarray(np.full(SIZE, 77, np.uint8)).save(file)
-    with pytest.raises(DffError, match="ulm_000007_000019_gtFine_labelIds.png holds the value 77"):
+    with pytest.raises(DffError, match=r"ulm_000007_000019_gtFine_labelIds.png holds the value 77"):
         cityscapes.clips(tmp_path, "val", cities=["ulm"])[0].masks[19]
     file.rename(file.with_name("ulm_gtFine_labelIds.png"))
     with pytest.raises(DffError, match="is not named CITY_SSSSSS_FFFFFF"):

@@ -84,7 +84,7 @@ def test_windows_of_windows(data, length):
 
 @pytest.mark.parametrize("start, stop", [(-1, 3), (0, 11), (4, 4), (5, 4)])
 def test_no_window_outside(start, stop):
-    with pytest.raises(DffError, match="has 10 frames.*choose 0 <= start < stop <= 10"):
+    with pytest.raises(DffError, match=r"has 10 frames.*choose 0 <= start < stop <= 10"):
         numbered(10).window(start, stop)
 
 
@@ -130,7 +130,7 @@ def test_splits_keep_order_and_gaps(length, gap):
 
 
 def test_splits_that_make_no_sense():
-    with pytest.raises(DffError, match="too few to cut.*longer clip or a smaller gap"):
+    with pytest.raises(DffError, match=r"too few to cut.*longer clip or a smaller gap"):
         split_in_time(numbered(25))
     with pytest.raises(DffError, match="gap of -1"):
         split_in_time(numbered(100), gap=-1)

@@ -96,7 +96,7 @@ def test_2017_has_instances(year2017):
 def test_only_first_frames_of_a_test_split_are_labelled(year2017):
     first, none = davis.clips(year2017, 2017, "test-dev")
     assert list(first.labelled) == [0] and len(first) == 3 and first.masks[0].shape == SIZE
-    with pytest.raises(DffError, match="00001.jpg has no annotation: ask for the frames in clip.labelled only"):
+    with pytest.raises(DffError, match=r"00001.jpg has no annotation: ask for the frames in clip.labelled only"):
         first.masks[1]
     with pytest.raises(DffError, match="has no annotation"):
         first.boxes(2)
@@ -134,7 +134,7 @@ def test_the_lists_of_the_first_release_and_a_folder_around_it(tmp_path):
 def test_names_and_resolutions(year2017):
     sequence(year2017, "dogs-jump", 2, 2017, resolution="Full-Resolution")
     assert len(davis.clips(year2017, 2017, "val", "Full-Resolution")[0]) == 2
-    with pytest.raises(DffError, match="1080p is missing .DAVIS at 1080p.: choose resolution 480p or Full-Resolution"):
+    with pytest.raises(DffError, match=r"1080p is missing .DAVIS at 1080p.: choose resolution 480p or Full-Resolution"):
         davis.clips(year2017, 2017, "val", "1080p")
     chosen = davis.clips(year2017, 2017, "test-dev", names=["ballet", "aerobatics"])
     assert [clip.name for clip in chosen] == ["ballet", "aerobatics"]
@@ -145,7 +145,7 @@ def test_names_and_resolutions(year2017):
 
 def test_listed_sequences_that_are_not_there(year2016):
     assert [clip.name for clip in davis.clips(year2016)] == ["blackswan", "car-shadow"]
-    with pytest.raises(DffError, match="absent is missing .a sequence of DAVIS 2016 val.: copy it from"):
+    with pytest.raises(DffError, match=r"absent is missing .a sequence of DAVIS 2016 val.: copy it from"):
         davis.clips(year2016, names=["absent"])
     listing(year2016, "2016", "train", ["bear", "boat"])
     with pytest.raises(DffError, match="480p holds none of the 2 sequences of DAVIS 2016 train: get them"):
@@ -167,10 +167,10 @@ def test_opening_reads_no_pixels_and_damage_raises_when_read(year2016):
     (year2016 / "Annotations/480p/blackswan/00002.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     clip = davis.clips(year2016)[0]
     assert clip.masks[0].shape == clip.frames[2].shape[1:]
-    with pytest.raises(DffError, match="00001.jpg cannot be read as an image: replace it"):
+    with pytest.raises(DffError, match=r"00001.jpg cannot be read as an image: replace it"):
         clip.frames[1]
     for read in (clip.masks.__getitem__, clip.instances.__getitem__, clip.boxes):
-        with pytest.raises(DffError, match="00002.png cannot be read as an image: replace it"):
+        with pytest.raises(DffError, match=r"00002.png cannot be read as an image: replace it"):
             read(2)
 
 
@@ -187,31 +187,33 @@ def test_wrong_values(year2016, tmp_path):
     file = year2016 / "Annotations/480p/blackswan/00000.png"
     save(np.full(SIZE, 128, np.uint8), file, palette=False)
     with pytest.raises(
-        DffError, match="blackswan.00000.png holds the value 128, but masks of DAVIS 2016 hold 0 and 255"
+        DffError, match=r"blackswan.00000.png holds the value 128, but masks of DAVIS 2016 hold 0 and 255"
     ):
         davis.clips(year2016)[0].masks[0]
     listing(year2016, "2017", "val", ["car-shadow"])
     with pytest.raises(
-        DffError, match="holds the value 255 where DAVIS 2017 numbers its objects.*or ask for year 2016"
+        DffError, match=r"holds the value 255 where DAVIS 2017 numbers its objects.*or ask for year 2016"
     ):
         davis.clips(year2016, 2017)[0].masks[0]
 
 
 def test_sizes_that_differ(year2016):
     save(np.zeros((47, 80), np.uint8), year2016 / "Annotations/480p/blackswan/00000.png", palette=False)
-    with pytest.raises(DffError, match="00000.png has 80x47 pixels but .*00000.jpg has 83x47: replace"):
+    with pytest.raises(DffError, match=r"00000.png has 80x47 pixels but .*00000.jpg has 83x47: replace"):
         davis.clips(year2016)[0].masks[0]
 
 
 def test_missing_files(year2016):
     (year2016 / "Annotations/480p/blackswan/00001.png").unlink()
-    with pytest.raises(DffError, match="blackswan.00001.png is missing .a mask of DAVIS 2016 val: every frame has one"):
+    with pytest.raises(
+        DffError, match=r"blackswan.00001.png is missing .a mask of DAVIS 2016 val: every frame has one"
+    ):
         davis.clips(year2016)
     (year2016 / "JPEGImages/480p/car-shadow/00002.jpg").unlink()
-    with pytest.raises(DffError, match="car-shadow lacks 00002.jpg .DAVIS 2016 val.: get it from"):
+    with pytest.raises(DffError, match=r"car-shadow lacks 00002.jpg .DAVIS 2016 val.: get it from"):
         davis.clips(year2016, names=["car-shadow"])
     listing(year2016, "2016", "val", ["car-shadow"])  # names no frames, but there is a mask without its image
-    with pytest.raises(DffError, match="car-shadow lacks 00002.jpg"):
+    with pytest.raises(DffError, match=r"car-shadow lacks 00002.jpg"):
         davis.clips(year2016)
 
 
@@ -220,22 +222,22 @@ def test_wrong_folders(year2016, tmp_path_factory):
         davis.clips(year2016, 2018)
     with pytest.raises(DffError, match="DAVIS 2016 has no split 'test-dev': choose one of train, val"):
         davis.clips(year2016, 2016, "test-dev")
-    with pytest.raises(DffError, match="2017.val.txt is missing .the sequences of DAVIS 2017 val.: get it from"):
+    with pytest.raises(DffError, match=r"2017.val.txt is missing .the sequences of DAVIS 2017 val.: get it from"):
         davis.clips(year2016, 2017)
-    with pytest.raises(DffError, match="nowhere is missing .the folder of DAVIS.: check the path"):
+    with pytest.raises(DffError, match=r"nowhere is missing .the folder of DAVIS.: check the path"):
         davis.clips(year2016 / "nowhere")
     other = tmp_path_factory.mktemp("other")
-    with pytest.raises(DffError, match="does not hold JPEGImages/ and ImageSets/ .the layout of DAVIS.: give"):
+    with pytest.raises(DffError, match=r"does not hold JPEGImages/ and ImageSets/ .the layout of DAVIS.: give"):
         davis.clips(other)
     (other / "JPEGImages").mkdir()
     (other / "ImageSets").mkdir()
     with pytest.raises(DffError, match="holds no list of a split"):
         davis.check(other)
     listing(other, "2016", "val", [])
-    with pytest.raises(DffError, match="val.txt is empty"):
+    with pytest.raises(DffError, match=r"val.txt is empty"):
         davis.clips(other)
     listing(other, "2016", "val", ["bear"])
-    with pytest.raises(DffError, match="480p is missing .DAVIS at 480p.: get it from"):
+    with pytest.raises(DffError, match=r"480p is missing .DAVIS at 480p.: get it from"):
         davis.clips(other)
 
 

@@ -128,9 +128,9 @@ def test_opening_reads_no_pixels_and_no_xml(root):
     for path in [*root.rglob("*.JPEG"), *root.rglob("*.xml")]:
         path.write_bytes(b"damaged")
     clip = imagenet_vid.clips(root, "val")[0]
-    with pytest.raises(DffError, match="000002.JPEG cannot be read as an image"):
+    with pytest.raises(DffError, match=r"000002.JPEG cannot be read as an image"):
         clip.frames[2]
-    with pytest.raises(DffError, match="000002.xml is no annotation of ImageNet"):
+    with pytest.raises(DffError, match=r"000002.xml is no annotation of ImageNet"):
         clip.boxes(2)
 
 
@@ -138,10 +138,10 @@ def test_incomplete_annotations_are_one_sentence(root):
     clip = imagenet_vid.clips(root, "val")[0]
     file = root / "Annotations/VID/val/ILSVRC2015_val_00000000/000001.xml"
     file.write_text("<annotation><object><name>n02084071</name></object></annotation>", encoding="utf-8")
-    with pytest.raises(DffError, match="000001.xml is no annotation"):
+    with pytest.raises(DffError, match=r"000001.xml is no annotation"):
         clip.boxes(1)
     file.unlink()
-    with pytest.raises(DffError, match="000001.xml is missing .the boxes of a frame"):
+    with pytest.raises(DffError, match=r"000001.xml is missing .the boxes of a frame"):
         clip.boxes(1)
 
 
@@ -166,7 +166,7 @@ def test_wrong_annotations_are_one_sentence(root, change, sentence):
 
 def test_a_missing_frame_is_named(root):
     (root / "Data/VID/val/ILSVRC2015_val_00000000/000001.JPEG").unlink()
-    with pytest.raises(DffError, match="000001.JPEG is missing from a snippet of 3 frames"):
+    with pytest.raises(DffError, match=r"000001.JPEG is missing from a snippet of 3 frames"):
         imagenet_vid.clips(root, "val")
 
 
@@ -177,7 +177,7 @@ def test_a_still_image_without_objects_of_vid_and_a_missing_one(root):
     boxes = imagenet_vid.still_images(root)[0].boxes(0)
     assert len(boxes) == 0 and boxes.occluded is None
     listing.write_text("train/ILSVRC2013_train/n1/n1_6 1\ntrain/ILSVRC2013_train/n2/n2_1 2\n", encoding="utf-8")
-    with pytest.raises(DffError, match="n2_1.JPEG is missing, one of 1 that DET_train_30classes.txt names"):
+    with pytest.raises(DffError, match=r"n2_1.JPEG is missing, one of 1 that DET_train_30classes.txt names"):
         imagenet_vid.still_images(root)
 
 
@@ -200,10 +200,10 @@ def test_wrong_folders_are_one_sentence(root, remove, arguments, sentence):
 
 def test_missing_lists_and_stills(root):
     (root / "Data/DET").rename(root / "gone")
-    with pytest.raises(DffError, match="train is missing .the still images of DET"):
+    with pytest.raises(DffError, match=r"train is missing .the still images of DET"):
         imagenet_vid.still_images(root)
     (root / "ImageSets/DET_train_30classes.txt").unlink()
-    with pytest.raises(DffError, match="DET_train_30classes.txt is missing"):
+    with pytest.raises(DffError, match=r"DET_train_30classes.txt is missing"):
         imagenet_vid.still_images(root)
 
 

@@ -81,7 +81,7 @@ def assert_moves(key, current, flow):
 
 
 @pytest.mark.parametrize("around", [False, True])
-@pytest.mark.parametrize(("split", "numbers"), [("train", [0, 1, 4]), ("val", [2, 3, 5])])
+@pytest.mark.parametrize("split, numbers", [("train", [0, 1, 4]), ("val", [2, 3, 5])])
 def test_flying_chairs(tmp_path, split, numbers, around):
     folder = chairs(tmp_path)
     pairs = FlowPairs("flyingchairs", tmp_path if around else str(folder), split, CROP)
@@ -134,7 +134,7 @@ def test_batches_are_functions_of_seed_and_step(tmp_path, name):
     pairs = FlowPairs(name, tmp_path, "train", CROP)
     batch, again = pairs.batch(4, 3, 5), pickle.loads(pickle.dumps(pairs)).batch(4, 3, 5)
     assert batch.key.shape == batch.current.shape == (4, 3, *CROP) and batch.key.dtype == torch.float32
-    assert 0 <= batch.key.min() and batch.key.max() <= 1 and batch.labels is None and batch.is_key is None
+    assert batch.key.min() >= 0 and batch.key.max() <= 1 and batch.labels is None and batch.is_key is None
     assert batch.flow.shape == (4, 2, *CROP) and batch.flow.dtype == torch.float32
     assert batch.valid.shape == (4, 1, *CROP) and batch.valid.all()
     for part in ("key", "current", "flow", "valid"):
@@ -215,7 +215,7 @@ WRONG_FOLDERS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "damage", "text"), WRONG_FOLDERS)
+@pytest.mark.parametrize("name, damage, text", WRONG_FOLDERS)
 def test_wrong_and_incomplete_folders(tmp_path, name, damage, text):
     damage(MAKERS[name](tmp_path))
     with pytest.raises(DffError) as error:
@@ -235,7 +235,7 @@ DAMAGED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "damage", "text"), DAMAGED)
+@pytest.mark.parametrize("name, damage, text", DAMAGED)
 def test_damaged_files_are_named_when_they_are_read(tmp_path, monkeypatch, name, damage, text):
     damage(MAKERS[name](tmp_path))
     monkeypatch.setattr(FlowPairs, "_sample", lambda *_: None)  # the look at one pair before training

@@ -84,7 +84,7 @@ def test_shapes_types_and_range():
     batch = SOURCES["pairs"]().batch(5, 0, 0)
     assert batch.key.shape == batch.current.shape == (5, 3, 8, 12) and batch.labels.shape == (5, 8, 12)
     assert batch.key.dtype == torch.float32 and batch.labels.dtype == torch.int64 and batch.is_key.dtype == torch.bool
-    assert batch.is_key.shape == (5,) and batch.flow is None and 0 <= batch.key.min() and batch.current.max() <= 1
+    assert batch.is_key.shape == (5,) and batch.flow is None and batch.key.min() >= 0 and batch.current.max() <= 1
     moved = SOURCES["moved"]().batch(5, 0, 0)
     assert moved.flow.shape == (5, 2, 32, 40) and moved.labels is None and moved.is_key is None
     assert vars(moved.to("cpu")).keys() == vars(moved).keys() and equal(moved.to("cpu"), moved)
@@ -142,7 +142,7 @@ def test_only_labelled_frames_are_current():
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    "make, words",
     [
         (lambda: FramePairs([coordinate_clip()], (8, 12), 0), "interval is 0"),
         (lambda: FramePairs([coordinate_clip()], (21, 12), 2), "coordinates.*30x20 pixels.*12x21"),

@@ -143,11 +143,11 @@ def test_other_models_can_be_counted():
 
 
 def test_classical_flow_is_refused():
-    with pytest.raises(DffError, match="DISFlow is done outside PyTorch.*network"):
+    with pytest.raises(DffError, match=r"DISFlow is done outside PyTorch.*network"):
         inverse_r(build(features=dict(channels=8), flow=dict(width=0.03)).with_flow(DISFlow()), (64, 64))
 
 
 @pytest.mark.parametrize("size", [(8, 64), (64, 0), (-5, 7), (64,)])
 def test_sizes_below_a_cell_are_refused(size):
-    with pytest.raises(DffError, match="size is .*stride of 16"):
+    with pytest.raises(DffError, match=r"size is .*stride of 16"):
         component_flops(published("resnet50", "FlowNet Half"), size)

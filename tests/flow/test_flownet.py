@@ -51,7 +51,7 @@ def full_nets():
     return {(FlowNetS, 6): FlowNetS(6, 2), (FlowNetS, 3): FlowNetS(3, 2), (FlowNetSR, 6): FlowNetSR(6, 2)}
 
 
-@pytest.mark.parametrize(("kind", "inputs"), [(FlowNetS, 6), (FlowNetS, 3), (FlowNetSR, 6)])
+@pytest.mark.parametrize("kind, inputs", [(FlowNetS, 6), (FlowNetS, 3), (FlowNetSR, 6)])
 def test_layers_equal_the_sheet(full_nets, kind, inputs):
     net, (rows, meeting, deconvs) = full_nets[kind, inputs], SHEETS[kind]
     previous = inputs
@@ -81,7 +81,7 @@ def test_layers_equal_the_sheet(full_nets, kind, inputs):
 
 
 @pytest.mark.parametrize(
-    ("kind", "inputs", "count"), [(FlowNetS, 6, 38_676_514), (FlowNetS, 3, 38_667_106), (FlowNetSR, 6, 6_637_138)]
+    "kind, inputs, count", [(FlowNetS, 6, 38_676_514), (FlowNetS, 3, 38_667_106), (FlowNetSR, 6, 6_637_138)]
 )
 def test_parameter_counts_equal_the_sum_over_the_sheet(full_nets, kind, inputs, count):
     assert sum(p.numel() for p in full_nets[kind, inputs].parameters()) == parameters_by_hand(kind, inputs, 2) == count
@@ -120,7 +120,7 @@ def naive_forward(net, x, names, skips):
 
 
 @pytest.mark.parametrize(
-    ("kind", "skips"), [(FlowNetS, ("conv5_1", "conv4_1", "conv3_1", "conv2")), (FlowNetSR, ("conv3_1", "conv2"))]
+    "kind, skips", [(FlowNetS, ("conv5_1", "conv4_1", "conv3_1", "conv2")), (FlowNetSR, ("conv3_1", "conv2"))]
 )
 def test_forward_equals_the_sheets_data_flow(kind, skips):
     torch.manual_seed(0)

@@ -151,7 +151,7 @@ def test_every_weight_learns():
     network = FlowNetwork(FlowNetInception(6, 2, 0.25), 5, 16)
     frames = images(2, 3, 70, 90), images(2, 3, 70, 90, seed=1)
     nn.init.normal_(network.net.predict[-1].weight)
-    levels, decoder = network.predictions(*frames)
+    levels, _decoder = network.predictions(*frames)
     loss = multiscale_loss(levels, 9 * images(2, 2, 70, 90)) + network(*frames, (5, 6))[1].square().mean()
     loss.backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []

@@ -90,9 +90,7 @@ def test_half_size_input_is_the_mean_of_two_by_two():
     torch.testing.assert_close(offset, offset[:1].expand_as(offset))
 
 
-@pytest.mark.parametrize(
-    ("input_stride", "feature_stride", "unit"), [(2, 16, 2.5), (1, 16, 1.25), (1, 4, 5.0), (2, 4, 10.0)]
-)
+@pytest.mark.parametrize("input_stride, feature_stride, unit", [(2, 16, 2.5), (1, 16, 1.25), (1, 4, 5.0), (2, 4, 10.0)])
 def test_one_unit_of_prediction_in_feature_cells(input_stride, feature_stride, unit):
     network = FlowNetwork(Recorder((1.0, -2.0)), 7, feature_stride, input_stride)
     flow, _ = network(images(1, 3, 64, 96), images(1, 3, 64, 96), (64 // feature_stride, 96 // feature_stride))
@@ -193,7 +191,7 @@ def test_zero_flow():
 
 
 @pytest.mark.parametrize("preset", list(DISFlow.PRESETS))
-@pytest.mark.parametrize(("dx", "dy"), [(3.0, 0.0), (0.0, -2.0), (-2.5, 1.5)])
+@pytest.mark.parametrize("dx, dy", [(3.0, 0.0), (0.0, -2.0), (-2.5, 1.5)])
 def test_dis_recovers_a_known_shift(preset, dx, dy):
     flow = DISFlow(preset).image_flow(*shifted_pair(72, 96, dx, dy))
     middle = flow[0, :, 16:-16, 16:-16]
@@ -241,7 +239,7 @@ def test_dis_is_copied_and_pickled_after_use():
 def test_dis_takes_half_precision_and_unknown_presets_are_refused():
     flow, _ = DISFlow()(*(f.bfloat16() for f in shifted_pair(40, 48, 1.0, 1.0)), (10, 12))
     assert flow.dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="'slow'.*ultrafast"):
+    with pytest.raises(ValueError, match=r"'slow'.*ultrafast"):
         DISFlow("slow")
 
 

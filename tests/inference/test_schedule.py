@@ -18,13 +18,13 @@ def test_what_is_no_interval_is_refused_with_the_value(interval):
     assert f"interval is {interval!r}:" in str(caught.value) and "whole number" in str(caught.value)
 
 
-@pytest.mark.parametrize(("interval", "frames"), [(6, 5), (2, 1), (1000, 999)])
+@pytest.mark.parametrize("interval, frames", [(6, 5), (2, 1), (1000, 999)])
 def test_an_interval_beyond_the_video_is_refused(interval, frames):
     with pytest.raises(DffError, match=f"interval is {interval}, .*only {frames} frame"):
         FixedInterval(interval, frames)
 
 
-@pytest.mark.parametrize(("interval", "frames"), [(5, 5), (1, 1), (1, 0), (10, None)])
+@pytest.mark.parametrize("interval, frames", [(5, 5), (1, 1), (1, 0), (10, None)])
 def test_an_interval_up_to_the_length_is_taken(interval, frames):
     assert FixedInterval(interval, frames).interval == interval
 

@@ -303,7 +303,7 @@ def test_what_is_not_whole_never_poses_as_whole(checkpoint, video, tmp_path, mon
 def test_the_part_is_not_the_input(checkpoint, video, tmp_path):
     part = video.rename(tmp_path / "out.part.mp4")
     before = part.read_bytes()
-    with pytest.raises(DffError, match="out.part.mp4 is where .*out.mp4 is kept while it is written: rename it"):
+    with pytest.raises(DffError, match=r"out.part.mp4 is where .*out.mp4 is kept while it is written: rename it"):
         segment_video(part, tmp_path / "out.mp4", 5, checkpoint, progress=False)
     assert part.read_bytes() == before
 
@@ -407,7 +407,7 @@ def test_a_frame_of_another_kind_is_refused_by_its_number(model, mode, bad):
     for place in (4, 5):  # a key frame, and one that is none
         found = []
         with pytest.raises(DffError, match=f"frame {place} .*: give"):
-            given = pictures[:place] + [bad(pictures[place])]
+            given = [*pictures[:place], bad(pictures[place])]
             iter_into(found, predictions(model, given, FixedInterval(4), mode=mode))
         assert [result.index for result in found] == list(range(place))
     engine = stream.Engine(model)

@@ -45,7 +45,7 @@ def make(seed=0, **parts):
     return build(**changed(**parts))
 
 
-@pytest.fixture()
+@pytest.fixture
 def written(tmp_path):
     model = make()
     with torch.no_grad():  # batch norm statistics too

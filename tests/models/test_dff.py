@@ -94,7 +94,7 @@ def test_predict_is_the_head_and_bilinear_upsampling():
     torch.testing.assert_close(model.predict(features, (19, 23)), expected)
 
 
-@pytest.mark.parametrize(("dx", "dy"), [(1, 0), (0, 1), (-2, 3)])
+@pytest.mark.parametrize("dx, dy", [(1, 0), (0, 1), (-2, 3)])
 def test_whole_cell_flow_is_an_exact_shift(dx, dy):
     model, features = small().with_flow(Given(dx, dy)), images(2, 8, 11, 14)
     moved = model.propagate(features, KEY, CURRENT)

@@ -192,7 +192,7 @@ def test_the_authors_place_of_the_stride_computes_something_else(loaded):
 # ------------------------------------------------------------------------------------------------------------ as a system
 
 
-@pytest.mark.parametrize(("flow_net", "width"), [("flownet_s", 0.05), ("flownet_inception", 0.1)])
+@pytest.mark.parametrize("flow_net, width", [("flownet_s", 0.05), ("flownet_inception", 0.1)])
 def test_build_assembles_the_published_system_and_it_starts_as_a_copy(flow_net, width):
     torch.manual_seed(0)
     model = build(

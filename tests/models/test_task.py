@@ -84,7 +84,7 @@ def square(length=8) -> Clip:
     return Clip("square", frames, masks=(frames[:, 0] > 0).long(), class_names=("ground", "square"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def counting(monkeypatch):
     """A recipe of the second task, of two steps a stage."""
     monkeypatch.setitem(NETWORKS["task"], "counting", Network(Counting, Counting.arguments))

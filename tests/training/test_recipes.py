@@ -139,7 +139,7 @@ def test_camvid_that_is_not_there_and_stages_that_it_cannot_train(tmp_path, monk
         recipes.get("camvid").batches("joint", "train", profiles.get("tiny"))
 
 
-@pytest.mark.parametrize(("name", "copy"), [("chairs", chairs), ("sintel", sintel)])
+@pytest.mark.parametrize("name, copy", [("chairs", chairs), ("sintel", sintel)])
 def test_flow_is_pre_trained_on_published_flow(tmp_path, monkeypatch, name, copy):
     monkeypatch.setenv("DFFLIB_DATA", str(tmp_path))
     with pytest.raises(DffError, match=r"is missing \(a copy of .* set DFFLIB_DATA"):

@@ -374,7 +374,7 @@ def test_no_mutation_of_a_state_is_continued_from(tmp_path, monkeypatch):
             refused += 1
             assert "--fresh" in str(error) and "\n" not in str(error)
     assert refused > 40
-    for name, change in (
+    for _name, change in (
         ("model", lambda s: next(iter(s["model"].values())).fill_(float("nan"))),
         ("dtype", lambda s: s["model"].update({n: t.double() for n, t in s["model"].items()})),
         ("optimizer", lambda s: s["optimizer"]["state"][0]["exp_avg"].fill_(float("inf"))),

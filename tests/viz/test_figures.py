@@ -180,7 +180,7 @@ def test_save_writes_the_same_png_twice(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["01_line.png"]
 
 
-@pytest.mark.parametrize(("count", "columns", "shape"), [(1, None, (1, 1)), (3, None, (1, 3)), (5, 2, (3, 2))])
+@pytest.mark.parametrize("count, columns, shape", [(1, None, (1, 1)), (3, None, (1, 3)), (5, 2, (3, 2))])
 def test_show_lays_pictures_out(count, columns, shape):
     fig = viz.show([FRAME] * count, [f"t{i}" for i in range(count)], columns, caption="a caption")
     assert len(fig.axes) == shape[0] * shape[1] and sum(bool(a.images) for a in fig.axes) == count

@@ -267,7 +267,7 @@ def test_ledger_of_nothing_and_of_damaged_files(tmp_path):
     assert list(table["id"]) == list(ALL) and set(table["verdict"]) == {"not run"}
     for text in ("", "method,value\nDFF,1\n", ",".join(COLUMNS) + "\n" + "x," * (len(COLUMNS) - 1) + "x\n"):
         (tmp_path / "08_methods.csv").write_text(text, encoding="utf-8")
-        with pytest.raises(DffError, match="08_methods.csv is no file of results"):
+        with pytest.raises(DffError, match=r"08_methods.csv is no file of results"):
             ledger(tmp_path)
 
 

@@ -352,7 +352,7 @@ def test_a_full_disk_is_a_sentence(laid_out, monkeypatch):
         raise OSError(28, "No space left on device", str(repo / "README.md"))
 
     monkeypatch.setattr(publish, "_replace_all", full)
-    with pytest.raises(DffError, match="README.md .No space left on device.: nothing was published"):
+    with pytest.raises(DffError, match=r"README.md .No space left on device.: nothing was published"):
         publish.publish("laptop", run)
 
 

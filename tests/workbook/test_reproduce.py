@@ -177,13 +177,13 @@ def test_bad_requests_are_refused_before_anything_runs(run, tmp_path, options, w
 
 def test_a_file_is_no_run_folder(run, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(DffError, match="cannot be the run folder .*--out-dir"):
+    with pytest.raises(DffError, match=r"cannot be the run folder .*--out-dir"):
         reproduce(notebooks=run[0], out_dir=tmp_path / "file")
 
 
 def test_an_unreadable_notebook_is_named(tmp_path):
     (tmp_path / "00_cut.ipynb").write_text('{"cells": [', encoding="utf-8")
-    with pytest.raises(DffError, match="00_cut.ipynb is not a readable notebook"):
+    with pytest.raises(DffError, match=r"00_cut.ipynb is not a readable notebook"):
         reproduce(notebooks=tmp_path, out_dir=tmp_path / "run")
 
 
@@ -397,7 +397,7 @@ def test_a_profile_that_starts_from_nothing_trains_side_by_side_first(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("profile", "arguments"),
+    "profile, arguments",
     [("smoke", {}), ("laptop", {"only": ["00"]}), ("laptop", {"jobs": 1}), ("laptop", {"parameters": {"seed": "1"}})],
 )
 def test_what_a_part_of_the_workbook_needs_is_trained_by_its_notebooks(tmp_path, trained_first, profile, arguments):
@@ -407,7 +407,7 @@ def test_what_a_part_of_the_workbook_needs_is_trained_by_its_notebooks(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    "text, shown",
     [
         ("with $r < 1$ it pays", ["<math", "<mi>r</mi>", "&#x0003C;", "</math> it pays"]),
         ("$$s = \\frac{l}{1 + (l-1)\\,r}$$", ['display="block"', "<mfrac>"]),

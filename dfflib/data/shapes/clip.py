@@ -128,7 +128,7 @@ class ShapesClip(Clip):
         back, *shapes = self.scene.layers
         material = geometry.poses[0].to_material(*self._grid)
         picture = _look_up(back.texture, material, back.extent)
-        for layer, region in zip(shapes, geometry.regions):
+        for layer, region in zip(shapes, geometry.regions, strict=True):
             if region is not None:
                 rows, columns, material, beyond = region
                 cover = np.clip(0.5 - beyond, 0, 1).astype(np.float32)[..., None]
@@ -146,7 +146,7 @@ class ShapesClip(Clip):
         poses = self.scene.poses(time, self._size)
         top, material = np.zeros(self._size, np.int16), poses[0].to_material(*self._grid)
         regions: list[Region | None] = []
-        for number, (layer, pose) in enumerate(zip(self.scene.layers[1:], poses[1:]), start=1):
+        for number, (layer, pose) in enumerate(zip(self.scene.layers[1:], poses[1:], strict=True), start=1):
             rows, columns = _window(pose, self._size)
             if rows.start >= rows.stop or columns.start >= columns.stop:
                 regions.append(None)
@@ -249,7 +249,7 @@ class ShapesClip(Clip):
     def _covered(self, x: np.ndarray, y: np.ndarray, top: np.ndarray, poses: list[Pose]) -> np.ndarray:
         """Whether a layer in front of ``top`` covers the points; same shape as ``x``, bool."""
         covered = np.zeros(x.shape, bool)
-        for number, (layer, pose) in enumerate(zip(self.scene.layers[1:], poses[1:]), start=1):
+        for number, (layer, pose) in enumerate(zip(self.scene.layers[1:], poses[1:], strict=True), start=1):
             (centre_x, centre_y), reach = pose.centre, pose.reach
             near = (top < number) & (np.abs(x - centre_x) < reach) & (np.abs(y - centre_y) < reach)
             if near.any():

@@ -75,10 +75,8 @@ class DecordFrames:
 
     def rest(self) -> None:
         """Stop decoding ahead and free what was decoded."""
-        try:
+        with contextlib.suppress(Exception):  # a broken file: the next read says so
             self._reader.seek(0)
-        except Exception:  # a broken file; the next read says so
-            pass
 
     def close(self) -> None:
         """Free the decoder. The object is of no use after that."""

@@ -101,7 +101,7 @@ class VideoWriter:
 
     def _held(self) -> BinaryIO:
         """The file of the name ``part``, locked for this writer alone (not on Windows): two would write into one."""
-        file = open(self.part, "ab")
+        file = open(self.part, "ab")  # noqa: SIM115  the caller closes it
         try:
             if sys.platform != "win32":
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,7 @@
 """The Shapes world: every kind of ground truth against the pictures, against itself, and against a naive reference."""
 
 import hashlib
+import itertools
 import pickle
 import subprocess
 import sys
@@ -212,8 +213,8 @@ def test_objects_enter_and_leave():
     for seed in range(6):
         clip = ShapesClip(seed, "medium", (64, 64), 60)
         seen = [set(clip.boxes(i).tracks.tolist()) for i in (0, 20, 40, 59)]
-        entering += sum(len(b - a) for a, b in zip(seen, seen[1:]))
-        leaving += sum(len(a - b) for a, b in zip(seen, seen[1:]))
+        entering += sum(len(b - a) for a, b in itertools.pairwise(seen))
+        leaving += sum(len(a - b) for a, b in itertools.pairwise(seen))
     assert entering and leaving
 
 

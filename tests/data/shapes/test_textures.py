@@ -19,7 +19,7 @@ def test_no_photograph_serves_two_parts_and_all_are_installed():
 
 
 def test_a_missing_photograph_is_one_sentence():
-    with pytest.raises(DffError, match="absent.png is missing or damaged: install scikit-image again"):
+    with pytest.raises(DffError, match=r"absent.png is missing or damaged: install scikit-image again"):
         textures.photograph("absent.png")
 
 

