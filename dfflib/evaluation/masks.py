@@ -77,7 +77,7 @@ def _one_key(clip: Clip, key: int, interval: int, name: str, source: FlowSource,
     """Add J of one key frame's mask in the frames after it."""
     start, chained = _object(clip, key)[0], None
     for offset in range(interval):
-        truth, valid = _object(clip, key + offset)
+        ground_truth, valid = _object(clip, key + offset)
         methods = {name: start}
         if offset:
             methods[name] = carry(start, _flow(source, clip, key + offset, key))
@@ -87,7 +87,7 @@ def _one_key(clip: Clip, key: int, interval: int, name: str, source: FlowSource,
         if chain:
             methods[f"{name}, chained"] = start if chained is None else carry(start, chained)
         for method, mask in methods.items():
-            score = region_similarity(mask & valid, truth & valid)
+            score = region_similarity(mask & valid, ground_truth & valid)
             sums.setdefault((clip.name, method, offset), []).append(score)
 
 

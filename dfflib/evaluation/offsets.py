@@ -73,7 +73,7 @@ def by_offset(
         )
     recent = _RecentFrames(model)
     for clip, i in tqdm(jobs, desc=f"offsets 0 to {interval - 1}", disable=not progress, leave=False, mininterval=1.0):
-        truth, keys = task.ground_truth(clip, i), [i - d for d in range(1, interval)]
+        ground_truth, keys = task.ground_truth(clip, i), [i - d for d in range(1, interval)]
         window, features = recent.window(clip, i, interval)  # offset d is row d
         alone = task.results(model.predict(features[:1], clip.size))
         estimates: Estimates = {}
@@ -83,7 +83,7 @@ def by_offset(
                 results = task.results(_moved_scores(model, source, features, window, clip.size, estimates))
             for d in offsets:  # at offset 0 the current frame is the key frame
                 found = alone if name == "Frame" or d == 0 else results[d - 1 : d]
-                counts[name, d, "truth"].update(found, truth)
+                counts[name, d, "truth"].update(found, ground_truth)
                 counts[name, d, "frame"].update(found, alone)
     rows = []
     for name, d in itertools.product(names, offsets):
