@@ -50,8 +50,8 @@ def count_pairs(predictions: Tensor, ground_truth: Tensor, num_classes: int) -> 
     """
     if predictions.shape[1:] != ground_truth.shape[1:] or len(ground_truth) not in (1, len(predictions)):
         raise DffError(
-            f"predictions {tuple(predictions.shape)} and labels {tuple(ground_truth.shape)} do not lie on the same pixels: give "
-            f"both as (L, H, W), or the labels as (1, H, W)."
+            f"predictions {tuple(predictions.shape)} and labels {tuple(ground_truth.shape)} do not lie on the same pixels: "
+            f"give both as (L, H, W), or the labels as (1, H, W)."
         )
     check_labels(predictions, num_classes, "a prediction", ignore=False)
     check_labels(ground_truth, num_classes, "the truth")
