@@ -261,7 +261,7 @@ def load_into(model: torch.nn.Module, path: str | os.PathLike | Checkpoint) -> N
         read.path, {name: tuple(tensor.shape) for name, tensor in read.weights.items()}, model.state_dict(),
         "load it with dfflib.models.checkpoints.load_model, which builds the model that it describes.",
     )  # fmt: skip
-    model.load_state_dict(read.weights, strict=True)
+    model.load_state_dict(read.weights, strict=False)
 
 
 def load_model(path: str | os.PathLike | Checkpoint) -> DeepFeatureFlow:

@@ -21,6 +21,7 @@ from dfflib.models.arguments import Argument
 from dfflib.models.build import NETWORKS, Network, build
 from dfflib.models.task import Segmentation, Task, best_classes
 from dfflib.profiles import Profile
+from dfflib.run import Run
 from dfflib.training import recipes, stages, train, trainer
 from dfflib.viz import overlay
 from tests.inference.test_stream import write_video
@@ -100,7 +101,7 @@ def counting(monkeypatch):
 
 
 def test_a_second_task_is_trained_measured_saved_loaded_and_run(tmp_path, counting):
-    done = train.train_stage("joint", "tiny", out_dir=str(tmp_path), progress=False)
+    done = train.train_stage(Run.of("tiny", out_dir=tmp_path), "joint", progress=False)
     assert "validation px count error" in done.summary and done.log["metric"].iloc[-1] >= 0
     config, about = checkpoints.describe(done.checkpoint)
     assert config["task"] == counting["task"] and about["stage"] == "joint"

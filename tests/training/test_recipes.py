@@ -143,11 +143,11 @@ def test_camvid_that_is_not_there_and_stages_that_it_cannot_train(tmp_path, monk
 def test_flow_is_pre_trained_on_published_flow(tmp_path, monkeypatch, name, copy):
     monkeypatch.setenv("DFFLIB_DATA", str(tmp_path))
     with pytest.raises(DffError, match=r"is missing \(a copy of .* set DFFLIB_DATA"):
-        train.train_stage("flow_pretrain", "tiny", out_dir=str(tmp_path / "run"), progress=False, recipe=name)
+        train.train_stage(Run.of("tiny", out_dir=tmp_path / "run"), "flow_pretrain", name, progress=False)
     copy(tmp_path)
     monkeypatch.setitem(profiles.PROFILES, "tiny", replace(profiles.get("tiny"), crop=(32, 48)))
     monkeypatch.setitem(recipes.RECIPES, name, replace(recipes.get(name), model=SMALL))
-    done = train.train_stage("flow_pretrain", "tiny", out_dir=str(tmp_path / "run"), progress=False, recipe=name)
+    done = train.train_stage(Run.of("tiny", out_dir=tmp_path / "run"), "flow_pretrain", name, progress=False)
     assert done.checkpoint.name == f"{name}_flow_pretrain_s0.safetensors"
     assert "published optical flow" in checkpoints.describe(done.checkpoint)[1]["data"]
     with pytest.raises(DffError, match="cannot train stage 'joint': it has flow but no labels"):

@@ -147,7 +147,7 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(tmp_path, monkeypatc
         patch.setattr(owner, name, pressing)
 
     if moment == "forward":
-        press_in(train, "stage_loss", 7)
+        press_in(trainer, "stage_loss", 7)
     elif moment == "optimizer":
         press_in(torch.optim.AdamW, "step", 7)
     else:
@@ -165,7 +165,7 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(tmp_path, monkeypatc
 def test_stopped_hard_in_the_middle_of_a_step_keeps_the_saved_state(tmp_path, monkeypatch):
     """A second Ctrl-C is obeyed at once: the run continues from the last saved step."""
     whole = go("keyframe", tmp_path / "a")
-    original, calls = train.stage_loss, []
+    original, calls = trainer.stage_loss, []
 
     def stage_loss(*args):
         calls.append(1)
