@@ -109,6 +109,7 @@ def decode(values: np.ndarray, file: Path, palette: bool = False) -> np.ndarray:
 
 def _find_root(root: str | os.PathLike) -> Path:
     def holds(folder: Path) -> bool:
+        """Is this the root?"""
         return any((folder / split).is_dir() or (folder / f"{split}.txt").is_file() for split in OFFICIAL)
 
     advice = f"holds no train/ or train.txt (CamVid in SegNet's layout): give the CamVid folder of {SOURCE}"

@@ -165,6 +165,7 @@ def _clip(
 
 def _find_root(root: str | os.PathLike) -> Path:
     def holds(folder: Path) -> bool:
+        """Is this the root?"""
         return any((folder / name).is_dir() for name in ("gtFine", SEQUENCES, SINGLES))
 
     advice = f"does not hold gtFine/ and {SEQUENCES}/ (the layout of Cityscapes): give the folder they lie in"

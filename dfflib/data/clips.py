@@ -294,22 +294,28 @@ class _Window(Clip):
 
     @property
     def has_flow(self) -> bool:
+        """As of the whole clip."""
         return self._whole.has_flow
 
     def flow(self, i: int, k: int) -> Tensor:
+        """As of the whole clip."""
         return self._whole.flow(self._number(i), self._number(k))
 
     def occluded(self, i: int, k: int) -> Tensor:
+        """As of the whole clip."""
         return self._whole.occluded(self._number(i), self._number(k))
 
     def out_of_view(self, i: int, k: int) -> Tensor:
+        """As of the whole clip."""
         return self._whole.out_of_view(self._number(i), self._number(k))
 
     @property
     def has_tracks(self) -> bool:
+        """As of the whole clip."""
         return self._whole.has_tracks
 
     def track(self, frame: int, points: Tensor) -> Tracks:
+        """The whole clip's tracks, in these frames."""
         tracks, frames = self._whole.track(self._number(frame), points), slice(self._start, self._start + len(self))
         return Tracks(tracks.points[frames], tracks.visible[frames], tracks.instances)
 

@@ -168,6 +168,7 @@ def decode(year: int, values: np.ndarray, file: Path, palette: bool) -> np.ndarr
 
 def _find_root(root: str | os.PathLike) -> Path:
     def holds(folder: Path) -> bool:
+        """Is this the root?"""
         return (folder / "JPEGImages").is_dir() and (folder / "ImageSets").is_dir()
 
     advice = "does not hold JPEGImages/ and ImageSets/ (the layout of DAVIS): give the DAVIS folder of a download"

@@ -254,6 +254,7 @@ def _begin_worker(_: int) -> None:
     trainer = multiprocessing.parent_process()
 
     def end_with_the_trainer() -> None:
+        """Wait for the end of the process that started this one, then end too."""
         if trainer is not None:
             trainer.join()
             os._exit(1)

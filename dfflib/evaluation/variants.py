@@ -12,7 +12,7 @@ variant        N trained           flow                                 in the p
 ``DFF``        on pairs            both trained together                DFF
 ``DFF, S = 1`` as DFF              as DFF, its scale field left out     (the text: without S)
 ``copy``       as DFF              none: features stay where they are   -
-``exact``      as DFF              the truth, hidden pixels left out    - (the upper bound)
+``exact``      as DFF              the truth, hidden pixels left out    -
 ``DIS + N``    on pairs, by DIS    DIS                                  - (ours: DIS costs next to nothing on a CPU)
 =============  ==================  ===================================  =======================================================
 """

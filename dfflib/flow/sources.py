@@ -163,7 +163,7 @@ class ExactFlow(FlowSource):
 
     Exact flow alone is *not* the best that warping can do. A pixel whose surface was hidden in the key frame is led to
     whatever hid it there, and shows that a second time: a ghost. With ``occlusion=True`` such pixels are led out of the
-    picture instead, where the warp finds zeros: the upper bound of every flow.
+    picture instead, where the warp finds zeros.
     """
 
     OUTSIDE = 1e4  # pixels

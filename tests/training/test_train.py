@@ -91,6 +91,15 @@ def states(folder):
     return sorted((folder / "train").glob("*.ckpt"))
 
 
+def interrupted(monkeypatch, folder):
+    """The state that a key-frame run leaves which is broken off after five steps."""
+    undo = break_off(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        go("keyframe", folder)
+    undo()
+    return states(folder)[0]
+
+
 @pytest.mark.parametrize("stage", ["keyframe", "flow_pretrain"])
 def test_two_runs_end_with_the_same_weights(tmp_path, stage):
     first, second = go(stage, tmp_path / "a"), go(stage, tmp_path / "b")
@@ -310,11 +319,7 @@ def test_where_the_current_frame_is_the_key_frame_features_are_not_moved():
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_state(tmp_path, monkeypatch):
-    undo = break_off(monkeypatch, 5)
-    with pytest.raises(KeyboardInterrupt):
-        go("keyframe", tmp_path)
-    undo()
-    state = states(tmp_path)[0]
+    state = interrupted(monkeypatch, tmp_path)
     content = state.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -338,11 +343,7 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights(tmp_path, monkeyp
 
 
 def test_a_damaged_state_names_the_remedy(tmp_path, monkeypatch):
-    undo = break_off(monkeypatch, 5)
-    with pytest.raises(KeyboardInterrupt):
-        go("keyframe", tmp_path)
-    undo()
-    state = states(tmp_path)[0]
+    state = interrupted(monkeypatch, tmp_path)
     state.write_bytes(state.read_bytes()[:500])
     with pytest.raises(DffError, match="--fresh"):
         go("keyframe", tmp_path)
@@ -351,11 +352,7 @@ def test_a_damaged_state_names_the_remedy(tmp_path, monkeypatch):
 
 def test_no_mutation_of_a_state_is_continued_from(tmp_path, monkeypatch):
     """Bytes of the file, and values that a file of the right form may hold."""
-    undo = break_off(monkeypatch, 5)
-    with pytest.raises(KeyboardInterrupt):
-        go("keyframe", tmp_path)
-    undo()
-    state = states(tmp_path)[0]
+    state = interrupted(monkeypatch, tmp_path)
     content, choose = state.read_bytes(), random.Random(0)
     monkeypatch.setattr(trainer._Trainer, "_train", lambda self, progress: resumed.append(self.model.state_dict()))
     resumed, refused = [], 0

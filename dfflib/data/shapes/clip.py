@@ -192,15 +192,19 @@ class ShapesClip(Clip):
 
     @property
     def has_flow(self) -> bool:
+        """True: the flow of every pixel is known."""
         return True
 
     def flow(self, i: int, k: int) -> Tensor:
+        """As in every `Clip`, ``(2, H, W)`` float32: exact up to rounding."""
         return torch.from_numpy((self._landing(i, k) - self._grid).astype(np.float32))
 
     def out_of_view(self, i: int, k: int) -> Tensor:
+        """As in every `Clip`, ``(H, W)`` bool."""
         return torch.from_numpy(~self._inside(*self._landing(i, k)))
 
     def occluded(self, i: int, k: int) -> Tensor:
+        """As in every `Clip`, ``(H, W)`` bool."""
         i, k = self._index(i), self._index(k)
         if i == k:
             return torch.zeros(self._size, dtype=torch.bool)
@@ -209,9 +213,11 @@ class ShapesClip(Clip):
 
     @property
     def has_tracks(self) -> bool:
+        """True: every point sticks to a surface."""
         return True
 
     def track(self, frame: int, points: Tensor) -> Tracks:
+        """As in every `Clip`, through all frames."""
         start = np.asarray(points, dtype=np.float64).reshape(-1, 2).T
         poses = self.scene.poses(self._index(frame), self._size)
         top, material = np.zeros(start.shape[1], np.int16), poses[0].to_material(*start)

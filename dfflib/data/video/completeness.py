@@ -80,6 +80,7 @@ def _gif(data) -> bool | None:
     """GIF: blocks up to a trailer, which some encoders forget."""
 
     def table(flags: int) -> int:
+        """Bytes of a colour table."""
         return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
     try:
