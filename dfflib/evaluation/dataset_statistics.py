@@ -1,7 +1,8 @@
-"""What is in a data set: how often each class occurs, and how fast things move. For choosing data, and for honest captions."""
+"""What is in a data set: how often each class occurs, how fast things move, and what a single pixel gives away. For choosing
+data, and for honest captions."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -13,7 +14,10 @@ from torch import Tensor
 from dfflib.data.clips import IGNORE, Clip, pair_frames
 from dfflib.data.shapes import ShapesClip
 from dfflib.data.shapes.scenes import UNITS
+from dfflib.data.shots import Shots
+from dfflib.errors import DffError
 from dfflib.flow import DISFlow
+from dfflib.metrics import ConfusionMatrix
 
 QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.95)
 
@@ -61,20 +65,56 @@ def motion_quantiles(
     Returns:
         Columns ``offset``, ``quantile``, ``value`` (in units: the shorter side of the picture is 128 long).
     """
-    clips, rows = list(clips), []
+    known, rows = [(clip, Shots(clip)) for clip in clips], []
     for offset in offsets:
         lengths = []
-        for clip in clips:
-            if len(clip) <= offset:
-                continue
-            for i in np.linspace(offset, len(clip) - 1, pairs).astype(int):
-                flow = motion(clip, int(i), int(i) - offset)
-                length = flow.norm(dim=0).flatten() * (UNITS / min(clip.size))
+        for clip, shots in known:
+            for i, k in _pairs(shots, len(clip), offset, pairs):
+                length = motion(clip, i, k).norm(dim=0).flatten() * (UNITS / min(clip.size))
                 lengths.append(length[:: max(1, len(length) // 4096)].numpy())
         if lengths:
             values = np.quantile(np.concatenate([np.resize(one, 4096) for one in lengths]), QUANTILES)
             rows += [{"offset": offset, "quantile": q, "value": v} for q, v in zip(QUANTILES, values, strict=True)]
     return pd.DataFrame(rows)
+
+
+def motion_by_offset(clips: Iterable[Clip], offsets: Iterable[int], pairs: int = 4) -> pd.DataFrame:
+    """How far a world moves from a key frame to the frame ``offset`` after it, and how much of the picture is new.
+
+    The flow is exact where the clip has it, and otherwise estimated by DIS.
+
+    Args:
+        clips: any clips, of any size; each pair counts alike.
+        offsets: distances between the two frames.
+        pairs: pairs per clip and offset, evenly spaced in time; those with a cut between the two are left out.
+
+    Returns:
+        Columns ``offset``, ``metric``, ``value``, ``unit``: for each offset ``displacement``, the mean length of the flow over
+        the whole offset, in % of the picture's width, and ``unseen``, the share of pixels that the key frame does not show,
+        because they are occluded there or out of view; NaN where a clip does not know. No rows for an offset without pairs.
+    """
+    known, rows = [(clip, Shots(clip)) for clip in clips], []
+    for offset in offsets:
+        displacement, unseen = [], []
+        for clip, shots in known:
+            motion = exact_motion if clip.has_flow else dis_motion
+            for i, k in _pairs(shots, len(clip), offset, pairs):
+                displacement.append(100 * motion(clip, i, k).norm(dim=0).mean().item() / clip.size[1])
+                unseen.append(100 * clip.occlusion(i, k).float().mean().item() if clip.has_flow else np.nan)
+        if displacement:
+            rows.append(
+                {"offset": offset, "metric": "displacement", "value": np.mean(displacement), "unit": "% of width"}
+            )
+            rows.append({"offset": offset, "metric": "unseen", "value": np.mean(unseen), "unit": "%"})
+    return pd.DataFrame(rows)
+
+
+def _pairs(shots: Shots, length: int, offset: int, count: int) -> Iterator[tuple[int, int]]:
+    """Current and key frame of pairs in a clip of that length, evenly spaced in time, both in one shot."""
+    if length > offset:
+        for i in np.linspace(offset, length - 1, count).astype(int):
+            if shots.start_of(int(i)) <= i - offset:
+                yield int(i), int(i) - offset
 
 
 def render_rate(level: str, size: tuple[int, int], clips: int = 6, frames: int = 15, offset: int = 5) -> float:
@@ -121,3 +161,83 @@ def kinds_of_pixel(clip: Clip, i: int, k: int, reach: int = 3) -> dict[str, Tens
         "near an outline": outline,
         "elsewhere": ~(covered | outside | outline),
     }
+
+
+def one_pixel_miou(train: Iterable[Clip], val: Iterable[Clip], frame: int = 0, bins: int = 24) -> dict[str, float]:
+    """What the colour of a single pixel gives away of its label: mIoU of the best classifier that sees nothing else.
+
+    The classifier is a table with a class for each cell of the RGB cube, from counts of the training pixels. Counts are
+    smoothed or not, and classes weighted as often as they occur, all alike, or between; what does best on ``val`` is what
+    counts, so that the result errs in the classifier's favour.
+
+    A table can do better than "background" everywhere in two ways: by telling objects from the background, and by telling the
+    classes of objects apart. A control separates them: the same classifier, trained and tested on the same pixels after every
+    object has been dealt another class at random. It can still tell objects from the background, but classes say nothing.
+
+    Args:
+        train, val: clips of one size with masks, instances, and the same classes, the first of which is the background.
+        frame: the frame of each that is used.
+        bins: of each colour channel.
+
+    Returns:
+        mIoU in percent: ``"background"`` (predicted everywhere), ``"one pixel"``, and ``"one pixel, classes dealt"``, the
+        control.
+
+    Raises:
+        DffError: no clips.
+    """
+    train, val = list(train), list(val)
+    if not train or not val:
+        raise DffError(
+            f"there are {len(train)} clips to train on and {len(val)} to validate: give one or more of each."
+        )
+    classes, found = train[0].num_classes, {}
+    seen, unseen = _cells(train, frame, bins), _cells(val, frame, bins)
+    for name, dealt in (("one pixel", False), ("one pixel, classes dealt", True)):
+        counts, truth = (
+            _counts(cell, _labels(clips, frame, dealt), bins**3, classes)
+            for cell, clips in ((seen, train), (unseen, val))
+        )
+        found[name] = max(_miou(table, truth) for table in _tables(counts, bins))
+        found.setdefault("background", _miou(torch.zeros(bins**3, dtype=torch.int64), truth))
+    return {name: found[name] for name in ("background", "one pixel", "one pixel, classes dealt")}
+
+
+def _cells(clips: list[Clip], frame: int, bins: int) -> Tensor:
+    """Cell of the RGB cube that each pixel falls into."""
+    red, green, blue = (torch.stack([c.frames[frame] for c in clips]).long() * bins // 256).unbind(1)
+    return ((red * bins + green) * bins + blue).flatten()
+
+
+def _labels(clips: list[Clip], frame: int, dealt: bool) -> Tensor:
+    """Label of each pixel; if dealt, every object has a class drawn at random."""
+    if not dealt:
+        return torch.stack([clip.mask(frame) for clip in clips]).flatten()
+    rng, found = np.random.default_rng(0), []
+    for clip in clips:
+        drawn = torch.from_numpy(rng.integers(1, clip.num_classes, IGNORE + 1))
+        drawn[0], drawn[IGNORE] = 0, IGNORE
+        found.append(drawn[clip.instance_mask(frame).long()])
+    return torch.stack(found).flatten()
+
+
+def _counts(cell: Tensor, label: Tensor, cells: int, classes: int) -> Tensor:
+    """How often each class occurs in each cell, ``(cells, classes)``."""
+    joint = (cell * classes + label)[label != IGNORE]
+    return torch.bincount(joint, minlength=cells * classes).view(cells, classes)
+
+
+def _tables(counts: Tensor, bins: int) -> Iterator[Tensor]:
+    """A class for each cell, in several ways, from counts ``(cells, classes)``."""
+    frequency = counts.sum(0).clamp(min=1)
+    cube = counts.T.reshape(-1, 1, bins, bins, bins).double()
+    for _ in range(3):
+        for balance in (0, 0.25, 0.5, 0.75, 1):
+            yield (cube.flatten(1).T / frequency**balance).argmax(1)
+        cube = F.avg_pool3d(cube, 3, 1, 1)
+
+
+def _miou(table: Tensor, truth: Tensor) -> float:
+    """Of a class for each cell, from the true counts ``(cells, classes)``; percent."""
+    counts = torch.zeros(truth.shape[1], truth.shape[1], dtype=torch.int64).index_add_(0, table, truth)
+    return 100 * ConfusionMatrix(truth.shape[1], counts.T).miou()

@@ -5,6 +5,9 @@ N_task a single 1x1 convolution. The Julia prototype propagates the scores thems
 the last row of the paper's Table 5.
 """
 
+import itertools
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -99,3 +102,58 @@ class ResidualSegmenter(nn.Module):
     def finish(self) -> nn.Sequential:
         """The blocks that belong to N_task: ``(N, C, h, w)`` -> the same shape."""
         return self.blocks[self.split :]
+
+
+class PyramidSegmenter(nn.Module):
+    """A feature network that looks at three scales and answers at stride 4 (U-Net, Ronneberger et al., 2015; FPN, Lin et al.,
+    2017): down to strides 8 and 16, where context is cheap, and up again, adding what was seen at each stride.
+
+    Args:
+        channels: C of the feature map at stride 4; stride 8 has half as many again, stride 16 twice as many.
+        task_blocks: so many of the last blocks at stride 4 belong to N_task, as in `ResidualSegmenter`.
+    """
+
+    stride = 4
+    DOWN, UP = (2, 2, 2), (2, 1)
+    """Residual blocks at strides 4, 8 and 16 on the way down; at 4 and 8 on the way up."""
+
+    def __init__(self, channels: int = 64, task_blocks: int = 0):
+        super().__init__()
+        if not 0 <= task_blocks <= self.UP[0]:
+            raise ValueError(f"task_blocks is {task_blocks}: choose 0 to {self.UP[0]}, the number of blocks.")
+        self.channels, self.split = channels, self.UP[0] - task_blocks
+        sizes = channels, 3 * channels // 2, 2 * channels
+        self.normalise = Normalise()
+        self.stem = nn.Sequential(_halve(3, channels // 2), _halve(channels // 2, channels))
+        self.halve = nn.ModuleList(_halve(*pair) for pair in itertools.pairwise(sizes))
+        self.down = nn.ModuleList(_blocks(width, count) for width, count in zip(sizes, self.DOWN, strict=True))
+        self.join = nn.ModuleList(nn.Conv2d(wide, width, 1, bias=False) for width, wide in itertools.pairwise(sizes))
+        self.up = nn.ModuleList(_blocks(width, count) for width, count in zip(sizes, self.UP, strict=False))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` in [0, 1] -> features ``(N, C, ceil(H/4), ceil(W/4))``, after a ReLU as in the paper."""
+        maps = [self.down[0](self.stem(self.normalise(images)))]
+        for halve, blocks in zip(self.halve, self.down[1:], strict=True):
+            maps.append(blocks(halve(maps[-1])))
+        x = maps.pop()
+        for level in reversed(range(len(maps))):
+            coarse = F.interpolate(self.join[level](x), size=maps[level].shape[-2:], mode="bilinear")
+            x = F.relu(maps[level] + coarse, inplace=True)
+            x = self.up[level](x) if level else cast(nn.Sequential, self.up[0])[: self.split](x)
+        return x
+
+    @property
+    def finish(self) -> nn.Sequential:
+        """The blocks that belong to N_task: ``(N, C, h, w)`` -> the same shape."""
+        return cast(nn.Sequential, self.up[0])[self.split :]
+
+
+def _halve(inputs: int, outputs: int) -> nn.Sequential:
+    """A 3x3 convolution with stride 2, batch norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+def _blocks(channels: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))

@@ -8,13 +8,17 @@ import torch
 
 from dfflib.data.clips import Clip
 from dfflib.data.shapes import ShapesClip
+from dfflib.data.shapes.scenes import get_level
+from dfflib.errors import DffError
 from dfflib.evaluation.dataset_statistics import (
     QUANTILES,
     class_frequencies,
     dis_motion,
     exact_motion,
     kinds_of_pixel,
+    motion_by_offset,
     motion_quantiles,
+    one_pixel_miou,
     render_rate,
 )
 
@@ -91,3 +95,76 @@ def test_kinds_of_pixel_share_the_frame(i, k):
     for y, x in torch.nonzero(~clip.occlusion(i, k))[::37].tolist():  # by the definition, pixel by pixel
         window = labels[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4]
         assert outline[y, x] == (len(window.unique()) > 1)
+
+
+def test_motion_by_offset_is_exact_where_the_clip_knows_it():
+    clip = ShapesClip(5, "study", (48, 64), 10)
+    found = motion_by_offset([clip], (1, 5), pairs=2).set_index(["metric", "offset"])
+    assert found["unit"].to_dict() == {
+        ("displacement", 1): "% of width", ("unseen", 1): "%", ("displacement", 5): "% of width", ("unseen", 5): "%",
+    }  # fmt: skip
+    lengths = [100 / 64 * clip.flow(i, i - 5).norm(dim=0).mean().item() for i in (5, 9)]
+    assert found["value"]["displacement", 5] == pytest.approx(np.mean(lengths))
+    hidden = [100 * clip.occlusion(i, i - 5).float().mean().item() for i in (5, 9)]
+    assert found["value"]["unseen", 5] == pytest.approx(np.mean(hidden)) and np.mean(hidden) > 0
+
+
+def test_a_pan_moves_alike_at_every_size_and_uncovers_a_margin():
+    pan = get_level("study", shapes=(0, 0), turn=0.0, growth=0.0, still_camera=0.0)
+    small, large = (ShapesClip(5, pan, size, 10) for size in ((48, 48), (96, 96)))
+    x, y = (large.flow(9, 0).mean((1, 2)) / 96).abs().tolist()
+    for clip, coarse in ((small, 2.5), (large, 1.2)):
+        displacement, unseen = motion_by_offset([clip], (9,), pairs=1)["value"]
+        assert displacement == pytest.approx(100 * np.hypot(x, y), rel=1e-3)
+        assert unseen == pytest.approx(100 * (x + y - x * y), abs=coarse), "to whole rows and columns"
+
+
+def test_real_video_has_dis_flow_and_does_not_know_what_is_hidden():
+    found = motion_by_offset([sliding(2)], (2,), pairs=2).set_index("metric")["value"]
+    assert found["displacement"] == pytest.approx(100 * 4 / 96, abs=0.8) and np.isnan(found["unseen"])
+
+
+@pytest.mark.parametrize("measure", [motion_by_offset, motion_quantiles])
+def test_no_pair_lies_across_a_cut(measure, monkeypatch):
+    seen = []
+
+    def flow(key, current, size):
+        seen.append((key.mean().item(), current.mean().item()))
+        return [torch.zeros(1, 2, *size)]
+
+    monkeypatch.setattr("dfflib.evaluation.dataset_statistics.DISFlow", lambda preset: flow)
+    frames = torch.zeros(12, 3, 8, 8, dtype=torch.uint8)
+    frames[5:] = 255
+    measure([Clip("cut", frames)], (1, 6), pairs=12)
+    assert seen and all(key == current for key, current in seen)
+
+
+def flat(colours: list[int], labels: list[int]) -> Clip:
+    """One row of pixels, each an object of its own, grey as given."""
+    grey, label = torch.tensor(colours, dtype=torch.uint8), torch.tensor(labels)
+    objects = torch.where((label > 0) & (label < 255), torch.arange(1, len(labels) + 1), label)
+    return Clip(
+        "flat",
+        grey.expand(1, 3, 1, -1),
+        masks=label[None, None],
+        instances=objects[None, None],
+        class_names=("bg", "a", "b"),
+    )
+
+
+def test_one_pixel_is_enough_where_colour_tells_the_class_and_ignored_pixels_do_not_count():
+    clip = flat([0, 0, 120, 240, 240], [0, 0, 1, 2, 255])
+    found = one_pixel_miou([clip], [clip])
+    assert found["one pixel"] == 100 and found["background"] == pytest.approx(100 * 0.5 / 3)
+
+
+def test_where_colour_tells_objects_from_the_background_alone_dealing_classes_anew_changes_nothing():
+    rng = np.random.default_rng(3)
+    clips = [flat([0] * 100 + [240] * 100, [0] * 100 + rng.integers(1, 3, 100).tolist()) for _ in range(40)]
+    found = one_pixel_miou(clips[:20], clips[20:])
+    assert found["background"] < found["one pixel"] == pytest.approx(found["one pixel, classes dealt"], abs=3)
+
+
+def test_classes_cannot_be_read_from_pixels_that_are_not_there():
+    with pytest.raises(DffError, match="there are 0 clips to train on and 1 to validate: give one or more of each"):
+        one_pixel_miou([], [flat([0], [0])])

@@ -16,7 +16,7 @@ from torch import nn
 from dfflib import paths
 from dfflib.errors import DffError
 from dfflib.inference import preparation
-from dfflib.inference.preparation import autocast, fold_batch_norm, keep_memory, prepare
+from dfflib.inference.preparation import Packed, autocast, fold_batch_norm, keep_memory, pack, prepare
 from dfflib.inference.stream import Engine
 from dfflib.models.build import build
 
@@ -60,6 +60,63 @@ def test_folding_changes_nothing_but_the_number_of_layers(features, flow):
 def test_a_norm_that_follows_no_convolution_of_its_size_stays():
     net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)).eval()
     assert [type(layer) for layer in fold_batch_norm(net)] == [nn.BatchNorm2d, nn.Conv2d, nn.ReLU, nn.BatchNorm2d]
+
+
+@pytest.mark.parametrize("name", ["flownet_s", "flownet_sr", "flownet_inception"])
+def test_packed_weights_give_what_the_plain_layers_give(name):
+    torch.manual_seed(0)
+    model = build(features=dict(channels=8), flow=dict(name=name, width=0.06)).eval()
+    net, ready = model.flow_source.net, prepare(model, "cpu").flow_source.net
+    assert list(ready.state_dict()) == list(net.state_dict())
+    for size in ((1, 6, 45, 70), (3, 6, 45, 70), (1, 6, 64, 37), (1, 6, 45, 70)):
+        pair = torch.rand(size).to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            for expected, found in (
+                (net(pair), ready(pair)),
+                (net.estimate(net.encode_key(pair[:, 3:]), pair[:, :3]),
+                 ready.estimate(ready.encode_key(pair[:, 3:]), pair[:, :3])),
+            ):  # fmt: skip
+                for a, b in zip((*expected[0], expected[1]), (*found[0], found[1]), strict=True):
+                    torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-4)
+
+
+LAYERS = nn.Sequential(
+    nn.Conv2d(3, 16, 3, 2, 1), nn.LeakyReLU(0.1), nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.LeakyReLU(0.3), nn.Conv2d(8, 2, 1)
+)  # fmt: skip
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no kernels with packed weights")
+def test_weights_are_packed_once_a_size_and_kept_once_a_layout():
+    with torch.inference_mode():
+        layers = pack(copy.deepcopy(LAYERS))
+        forward = layers[0].forward
+        assert isinstance(forward, Packed) and isinstance(layers[1], nn.Identity)
+        for count in (1, 2, 1):
+            layers(torch.rand(count, 3, 32, 48))
+        weights = list(forward.packed.values())
+        assert len(weights) == 2
+        layout = torch.ops.mkldnn._get_mkldnn_serialized_md
+        assert (weights[0] is weights[1]) == torch.equal(layout(weights[0]), layout(weights[1]))
+
+
+def test_what_packed_kernels_cannot_do_the_layers_do():
+    layers, x = pack(copy.deepcopy(LAYERS)), torch.rand(2, 3, 9, 13)
+    expected = LAYERS(x).detach()
+    torch.testing.assert_close(copy.deepcopy(layers)(x), expected)
+    torch.testing.assert_close(copy.deepcopy(layers).double()(x.double()).float(), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layers(x).dtype == torch.bfloat16
+        torch.testing.assert_close(layers(x).float(), expected, atol=0.05, rtol=0.05)
+    layers(x.requires_grad_()).sum().backward()
+    found = x.grad.clone()
+    x.grad = None
+    LAYERS(x).sum().backward()
+    torch.testing.assert_close(found, x.grad)
+
+
+def test_without_such_kernels_nothing_is_packed(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert [type(layer) for layer in pack(copy.deepcopy(LAYERS))] == [type(layer) for layer in LAYERS]
 
 
 def test_compiling_that_fails_is_told_and_does_no_harm(monkeypatch):

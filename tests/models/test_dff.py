@@ -10,6 +10,7 @@ from dfflib.flow import DISFlow, ZeroFlow
 from dfflib.flow.flownet import FlowNetS
 from dfflib.models.build import NETWORKS, build
 from dfflib.models.dff import DeepFeatureFlow
+from dfflib.models.keyframe import PyramidSegmenter
 
 
 def images(*shape, seed=0):
@@ -211,13 +212,22 @@ def test_build_puts_plain_values_where_they_belong():
     assert model.flow_source.scale_head.out_channels == 12
 
 
+def test_build_makes_a_pyramid():
+    model = small(0, 5, dict(name="pyramid", channels=12, task_blocks=1))
+    assert type(model.feature_net) is PyramidSegmenter and model.feature_net.channels == 12
+    assert model.task_net.weight.shape == (5, 12, 1, 1) and model.flow_source.scale_head.out_channels == 12
+    scores = model.per_frame(torch.rand(1, 3, 33, 50))
+    assert scores.shape[:2] == (1, 5) and scores.isfinite().all()
+
+
 @pytest.mark.parametrize("config, said", [
-    (dict(features=dict(name="resnet")), "no network 'resnet' for features: choose one of residual, resnet50, resnet101"),
+    (dict(features=dict(name="resnet")), "no network 'resnet' for features: choose one of residual, pyramid, resnet50"),
     (dict(flow=dict(name="raft")), "no network 'raft' for flow: choose one of flownet_sr, "),
     (dict(features=dict(name="resnet50", channels=64)), "resnet50 takes no argument 'channels' for features: choose from "
                                                         "stride_in_1x1, frozen"),
     (dict(flow=dict(num_classes=3)), "flownet_sr takes no argument 'num_classes' for flow: choose from width, "),
     (dict(features=dict(task_blocks=7)), "task_blocks of features is 7: choose a whole number from 0 to 6"),
+    (dict(features=dict(name="pyramid", task_blocks=3)), "task_blocks of features is 3: choose a whole number from 0 to 2"),
     (dict(task="segmentation"), "task is 'segmentation': give a dict"),
 ])  # fmt: skip
 def test_networks_and_arguments_that_there_are_not(config, said):
@@ -225,15 +235,17 @@ def test_networks_and_arguments_that_there_are_not(config, said):
         build(**config)
 
 
-def test_where_n_is_split_changes_nothing_without_a_warp():
+@pytest.mark.parametrize("name, splits", [("residual", (1, 4, 6)), ("pyramid", (1, 2))])
+def test_where_n_is_split_changes_nothing_without_a_warp(name, splits):
     torch.manual_seed(0)
-    whole = small(0, 3)
+    whole = small(0, 3, dict(name=name))
     images = torch.rand(2, 3, 33, 48)
-    for blocks in (1, 4, 6):
-        split = small(1, 3, dict(task_blocks=blocks))
+    for blocks in splits:
+        split = small(1, 3, dict(name=name, task_blocks=blocks))
         split.load_state_dict(whole.state_dict())  # one checkpoint serves every split
         torch.testing.assert_close(split.per_frame(images), whole.per_frame(images))
-        assert len(split.feature_net.blocks) == 6 and not torch.equal(split.extract(images), whole.extract(images))
+        assert len(split.feature_net.finish) == blocks
+        assert not torch.equal(split.extract(images), whole.extract(images))
 
 
 @pytest.mark.parametrize("other", [lambda x: (x * 255).to(torch.uint8), lambda x: (x * 255).round(), lambda x: x.long(),

@@ -8,11 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dfflib.models.keyframe import FlowNetSegmenter, Normalise, ResidualSegmenter
+from dfflib.models.keyframe import FlowNetSegmenter, Normalise, PyramidSegmenter, ResidualSegmenter
 from dfflib.models.task import Segmentation
 
 torch.manual_seed(0)
-NETS = {"residual": ResidualSegmenter(8, (1, 2)).eval(), "flownet_s": FlowNetSegmenter(3, 0.03).eval()}
+NETS = {
+    "residual": ResidualSegmenter(8, (1, 2)).eval(),
+    "pyramid": PyramidSegmenter(8).eval(),
+    "flownet_s": FlowNetSegmenter(3, 0.03).eval(),
+}
 
 
 def images(*shape, seed=0):
@@ -31,14 +35,46 @@ def test_sizes_round_up_at_stride_4(name, height, width):
 
 def test_channels():
     assert NETS["residual"].channels == 8 and ResidualSegmenter().channels == 64
+    assert NETS["pyramid"].channels == 8 and PyramidSegmenter().channels == 64
     assert NETS["flownet_s"].channels == 3, "the prototype propagates scores, one map per class"
     assert sum(isinstance(m, nn.Conv2d) for m in ResidualSegmenter(8, (1, 2, 4)).modules()) == 2 + 2 * 3
 
 
-def test_residual_features_come_out_of_a_relu_and_scores_do_not():
+@pytest.mark.parametrize("name", ["residual", "pyramid"])
+def test_features_come_out_of_a_relu_and_scores_do_not(name):
     with torch.no_grad():
-        features, scores = (NETS[n](images(2, 3, 40, 40)) for n in ("residual", "flownet_s"))
+        features, scores = (NETS[n](images(2, 3, 40, 40)) for n in (name, "flownet_s"))
     assert features.min() == 0 and features.max() > 0 and scores.min() < 0
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_a_pyramid_split_before_its_last_blocks_finishes_as_the_whole_does(blocks):
+    split = PyramidSegmenter(8, blocks).eval()
+    split.load_state_dict(NETS["pyramid"].state_dict())  # names of parameters do not depend on the split
+    frames = images(2, 3, 37, 45)
+    with torch.no_grad():
+        features = split(frames)
+        torch.testing.assert_close(split.finish(features), NETS["pyramid"](frames))
+    assert len(split.finish) == blocks and features.shape == (2, 8, 10, 12) and features.min() >= 0
+
+
+@pytest.mark.parametrize("blocks", [-1, 3])
+def test_a_pyramid_cannot_be_split_elsewhere(blocks):
+    with pytest.raises(ValueError, match=f"task_blocks is {blocks}: choose 0 to 2"):
+        PyramidSegmenter(8, blocks)
+
+
+def test_a_pyramid_sees_far_more_than_a_residual_network_of_as_many_blocks():
+    """A change in a corner of the frame reaches features that far away, through stride 16."""
+    frame = images(1, 3, 256, 256)
+    other = frame.clone()
+    other[..., :8, :8] = 1 - other[..., :8, :8]
+    with torch.no_grad():
+        reach = [
+            torch.nonzero((net(frame) - net(other)).abs().amax((0, 1)).gt(0).any(0)).max().item()
+            for net in (PyramidSegmenter(8).eval(), ResidualSegmenter(8, (1,) * 9).eval())
+        ]
+    assert reach[0] > reach[1] + 10
 
 
 def test_normalisation_is_that_of_imagenet_per_channel():
@@ -82,7 +118,11 @@ def test_head_is_one_1x1_convolution():
 @pytest.mark.parametrize("name", list(NETS))
 def test_every_weight_learns(name):
     torch.manual_seed(0)
-    net = ResidualSegmenter(8, (1, 2)) if name == "residual" else FlowNetSegmenter(2, 0.03)
+    net = {
+        "residual": lambda: ResidualSegmenter(8, (1, 2)),
+        "pyramid": lambda: PyramidSegmenter(8),
+        "flownet_s": lambda: FlowNetSegmenter(2, 0.03),
+    }[name]()
     out = net(images(2, 3, 64, 64))
     (out * torch.randn(out.shape)).sum().backward()
     assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []

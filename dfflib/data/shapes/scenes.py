@@ -86,7 +86,12 @@ HARD = Level(
     "hard", shapes=(5, 8), radius=(11, 28), speed=4.0, camera=2.4, turn=0.06, growth=0.02, bend=0.1, still_camera=0.05,
     contrast=0.4, cue=0.0, shared=0.35, patterned=0.5, noise=6.0, blur=0.5, light=0.15, shutter=0.5,
 )  # fmt: skip
-LEVELS = {level.name: level for level in (EASY, MEDIUM, HARD)}
+STUDY = Level(
+    "study", shapes=(5, 8), radius=(9, 20), speed=1.2, camera=0.9, turn=0.03, growth=0.01, bend=0.04, still_camera=0.1,
+    contrast=1.0, cue=0.0, shared=0.0, patterned=0.5, noise=2.0, blur=0.3, light=0.05, shutter=0.0,
+)  # fmt: skip
+"""What tables are measured on: clear pictures of many small shapes, whose outline alone tells the class."""
+LEVELS = {level.name: level for level in (EASY, MEDIUM, HARD, STUDY)}
 
 
 def split_of(seed: int) -> str:
