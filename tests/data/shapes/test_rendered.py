@@ -205,6 +205,6 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(
-        DffError, match=r"\.pairs cannot be written \(No space left on device\): make room, or name another folder"
+        DffError, match=r"\.pairs cannot be the file of .* \(No space left on device\): free some disk space"
     ):
         RenderedPairs(tmp_path, **SETTINGS).pair(0)
