@@ -24,10 +24,9 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dfflib.data.clips import SPLITS
 from dfflib.data.shapes import ShapesClip
 from dfflib.data.shapes.pairs import ShapesPairs, as_batch
-from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT
+from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT, first_seed
 from dfflib.errors import DffError
 from dfflib.evaluation.offsets import by_offset
 from dfflib.flow import Ablated, DISFlow, ExactFlow, FlowSource, ZeroFlow, end_point_error
@@ -72,7 +71,7 @@ def test_clips(count: int, frames: int, split: str = "test") -> list[ShapesClip]
     """
     if not 1 <= count <= SEEDS_PER_SPLIT:
         raise DffError(f"{count} clips were asked for: choose 1 to {SEEDS_PER_SPLIT}.")
-    return list(_rendered(SPLITS.index(split) * SEEDS_PER_SPLIT, count, frames, SHAPES_SIZE))
+    return list(_rendered(first_seed(split), count, frames, SHAPES_SIZE))
 
 
 @lru_cache(maxsize=2)

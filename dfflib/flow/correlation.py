@@ -135,12 +135,6 @@ class CorrelationFlowNet(nn.Module):
         return predictions, hidden
 
 
-class LightCorrelationFlowNet(CorrelationFlowNet):
-    """The same with fewer rounds, for frames of half size: a non-key frame has to cost next to nothing."""
-
-    ROUNDS = (1, 2, 2)
-
-
 def correlation(key: Tensor, current: Tensor, radius: int) -> Tensor:
     """How alike each feature of the current frame is to those around the same place in the key frame.
 

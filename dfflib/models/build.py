@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from dfflib.errors import DffError
 from dfflib.flow import FlowNetwork
-from dfflib.flow.correlation import CorrelationFlowNet, LightCorrelationFlowNet
+from dfflib.flow.correlation import CorrelationFlowNet
 from dfflib.flow.flownet import FlowNetS, FlowNetSR
 from dfflib.flow.inception import FlowNetInception
 from dfflib.models.arguments import Argument, check_value
@@ -63,7 +63,6 @@ NETWORKS: dict[str, dict[str, Network]] = {
         "flownet_s": Network(partial(_flow, FlowNetS), _FLOW),
         "flownet_inception": Network(partial(_flow, FlowNetInception), _FLOW),
         "correlation": Network(partial(_flow, CorrelationFlowNet), _FLOW),
-        "correlation_light": Network(partial(_flow, LightCorrelationFlowNet), _FLOW),
     },
 }
 """Every network that a recipe or a checkpoint can ask for; the first of each part is the default."""
@@ -81,9 +80,9 @@ def build(
             of its last blocks belong to N_task; ``"pyramid"`` (three scales) with the same; or as published ``"resnet50"`` or
             ``"resnet101"`` (1024 channels at stride 16) with ``stride_in_1x1`` and ``frozen``, see
             `dfflib.models.resnet.ResNetFeatures`.
-        flow: F and S, ``"flownet_sr"``, ``"flownet_s"`` (width 0.5 is the paper's FlowNet Half), ``"flownet_inception"``,
-            ``"correlation"`` or ``"correlation_light"``; with ``width`` (0.375), a factor on channels, ``input_stride`` (1; 2
-            halves the frames) and ``scale`` (True; with the scale field or without).
+        flow: F and S, ``"flownet_sr"``, ``"flownet_s"`` (width 0.5 is the paper's FlowNet Half), ``"flownet_inception"`` or
+            ``"correlation"``; with ``width`` (0.375), a factor on channels, ``input_stride`` (1; 2 halves the frames) and
+            ``scale`` (True; with the scale field or without).
 
     Raises:
         DffError: a network that there is not, an argument that it does not take, a value of another type or out of its range.

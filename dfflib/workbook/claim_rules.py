@@ -116,6 +116,7 @@ def order(better: str, worse: str, interval: int) -> Rule:
     """One method is better than another on the average over offsets 0 .. interval-1."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """What the sentence below says."""
         gap = paired(rows, better, worse, offsets=range(interval))
         return _verdict(gap.holds, gap.mean > 0, f"{better} minus {worse}: {gap}")
 
@@ -128,6 +129,7 @@ def max_drop(reference: str, method: str, points: float, offsets: range, faster:
     """A method is at most some points below the reference, and where asked its non-key frames take less time."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """What the sentence below says."""
         drop = paired(rows, reference, method, offsets=offsets)
         ours, is_faster = f"{reference} minus {method}: {drop}", True
         if faster:
@@ -146,6 +148,7 @@ def copy_drops_more(times: int, interval: int) -> Rule:
     """Reusing features unmoved is several times as far below Frame as moving them."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """What the sentence below says."""
         mean = by_seed(rows, ("Frame", "copy", "DFF"), offsets=range(interval)).mean()
         gap = paired(rows, "DFF", "copy", offsets=range(interval))
         copy, dff = mean["Frame"] - mean["copy"], mean["Frame"] - mean["DFF"]
@@ -162,6 +165,7 @@ def gradual_drop(method: str, longest: int) -> Rule:
     """The average falls with l, and at no l suddenly."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """What the sentence below says."""
         curve = [by_seed(rows, [method], offsets=range(n))[method].mean() for n in range(1, longest + 1)]
         total, steps = curve[0] - curve[-1], [a - b for a, b in itertools.pairwise(curve)]
         agrees = total > 0 and min(steps) >= 0 and 3 * max(steps) <= total
@@ -183,6 +187,7 @@ def average_above_last(method: str, interval: int) -> Rule:
     """The average over offsets is above the last offset."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """What the sentence below says."""
         average = by_seed(rows, [method], offsets=range(interval))[method]
         last = by_seed(rows, [method], offsets=[interval - 1])[method]
         gap = _paired((average - last).dropna())
@@ -205,6 +210,7 @@ def flops_column(stated: dict[str, float]) -> Rule:
     tight, wide = 3, 25  # percent
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """What the sentence below says."""
         rows = rows.assign(method=rows["method"].map(_normalised, na_action="ignore"))
         values = [_number(rows, _normalised(name), "inverse_r") for name in stated]
         error = [100 * (a / b - 1) for a, b in zip(values, stated.values(), strict=True)]
@@ -220,6 +226,7 @@ def speedup_formula() -> Rule:
     tight, wide = 10, 25  # percent
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """What the sentence below says."""
         keys = ["method", "interval", "device"]
         measured, predicted = (
             rows[rows["metric"] == f"speedup_{kind}"].groupby(keys)["value"].mean()
@@ -239,6 +246,7 @@ def measured_speedup(method: str, interval: int, stated: float) -> Rule:
     """The whole pipeline is faster than the key-frame network on every frame, by about the stated factor."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """What the sentence below says."""
         ours = _number(rows, method, "speedup_measured", interval)
         return _verdict(10 * ours >= 9 * stated, ours > 1, f"{ours:.1f}x ({method})")
 
@@ -258,6 +266,7 @@ def split_accuracy(points: float, interval: int) -> Rule:
     """The split point hardly changes the accuracy."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """What the sentence below says."""
         mean = by_seed(rows, _splits(rows), offsets=range(interval)).mean()
         spread = mean.max() - mean.min()
         ours = f"{mean.min():.1f} to {mean.max():.1f} over {len(mean)} splits"
@@ -272,6 +281,7 @@ def split_speed() -> Rule:
     """The fewer layers run on every frame, the faster."""
 
     def judge(rows: pd.DataFrame) -> Verdict:
+        """What the sentence below says."""
         fps = [_number(rows, name, "fps") for name in _splits(rows)]
         rises = all(100 * b >= 95 * a for a, b in itertools.pairwise(fps))
         ours = ", ".join(f"{value:.1f}" for value in fps) + " fps, from many layers to few"

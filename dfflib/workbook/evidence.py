@@ -91,6 +91,7 @@ def check_results(path: Path, shown: Path, profile: profiles.Profile, spread: bo
     """
 
     def refusal(why: str) -> DffError:
+        """The sentence that refuses the file."""
         return DffError(f"{path} cannot be published ({why}): run the notebook that writes it again.")
 
     rows = read_results(path)
@@ -155,6 +156,7 @@ def check_checkpoint(path: Path, stage: str, seed: int, recipe: str, profile: pr
     command = f"dfflib train {stage} --profile {profile.name} --seed {seed} --recipe {recipe} --out-dir {run}"
 
     def refusal(why: str) -> DffError:
+        """The sentence that refuses the file."""
         return DffError(f"{path} cannot be published: {why}; train it with `{command}`.")
 
     wanted = dict(

@@ -5,10 +5,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from dfflib.data.clips import SPLITS
 from dfflib.data.pairs import Batch
 from dfflib.data.shapes.clip import ShapesClip
-from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT, Level, get_level
+from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT, Level, first_seed, get_level
 from dfflib.errors import DffError
 
 LATEST = 200  # frames; pairs are taken from the first so many of a clip
@@ -42,8 +41,7 @@ class ShapesPairs(Dataset):
         length: int = SEEDS_PER_SPLIT,
         interval: int | None = None,
     ):
-        if split not in SPLITS:
-            raise DffError(f"the Shapes world has no split {split!r}: choose one of {', '.join(SPLITS)}.")
+        self.first_seed = first_seed(split)
         if not 1 <= length <= SEEDS_PER_SPLIT:
             raise DffError(f"a split of the Shapes world cannot have {length} pairs: choose 1 to {SEEDS_PER_SPLIT}.")
         if not 1 <= max_interval <= LATEST or not 0 <= (interval or 0) < LATEST:
@@ -51,7 +49,6 @@ class ShapesPairs(Dataset):
                 f"pairs {interval if interval is not None else max_interval} frames apart cannot be drawn: choose a "
                 f"max_interval from 1 to {LATEST}, or an interval from 0 to {LATEST - 1}."
             )
-        self.first_seed = SPLITS.index(split) * SEEDS_PER_SPLIT
         self.level, self.size = get_level(level), (int(size[0]), int(size[1]))
         self.max_interval, self.interval, self.length = max_interval, interval, length
 

@@ -1,7 +1,7 @@
 """Training pairs of the Shapes world that are drawn once and read ever after: several pairs of frames from each scene.
 
-Drawing a scene's textures takes longer than rendering a frame of it, and both take longer than training a small network on the
-frame. So every stage and every seed of a study reads the same pairs from one file, which fills as they are asked for, and makes
+Drawing a scene's textures takes longer than rendering a frame of it. So where many stages and seeds learn from the same scenes,
+they read the same pairs from one file, which fills as they are asked for, and makes
 new ones of them by turning, mirroring and exchanging colours.
 """
 
@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dfflib.data.clips import SPLITS
 from dfflib.data.pairs import Batch
 from dfflib.data.shapes.clip import ShapesClip
 from dfflib.data.shapes.pairs import LATEST
-from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT, Level, get_level
+from dfflib.data.shapes.scenes import SEEDS_PER_SPLIT, Level, first_seed, get_level
 from dfflib.errors import DffError, system_error
 
 FRACTIONS = 64  # of a pixel, in which flow is kept
@@ -46,8 +45,7 @@ class RenderedPairs:
         self, folder: str | os.PathLike, split: str = "train", level: str | Level = "study",
         size: tuple[int, int] = (128, 128), max_interval: int = 10, scenes: int = 3000, views: int = 4, augment: bool = True,
     ):  # fmt: skip
-        if split not in SPLITS:
-            raise DffError(f"the Shapes world has no split {split!r}: choose one of {', '.join(SPLITS)}.")
+        self.first_seed = first_seed(split)
         if not 1 <= scenes <= SEEDS_PER_SPLIT or not 1 <= views <= LATEST // max(max_interval, 1) or max_interval < 1:
             raise DffError(
                 f"{views} pairs up to {max_interval - 1} frames apart cannot be taken from each of {scenes} scenes: choose "
@@ -55,7 +53,7 @@ class RenderedPairs:
             )
         if augment and size[0] != size[1]:
             raise DffError(f"pictures of {size[1]}x{size[0]} pixels cannot be turned: give a square, or augment=False.")
-        self.first_seed, self.level = SPLITS.index(split) * SEEDS_PER_SPLIT, get_level(level)
+        self.level = get_level(level)
         self.size, self.max_interval, self.views, self.augment = size, max_interval, views, augment
         self.length = scenes * views
         pixels = size[0] * size[1]

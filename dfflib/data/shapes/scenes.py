@@ -107,6 +107,17 @@ def split_of(seed: int) -> str:
     return SPLITS[seed // SEEDS_PER_SPLIT]
 
 
+def first_seed(split: str) -> int:
+    """The first seed of a split.
+
+    Raises:
+        DffError: no such split.
+    """
+    if split not in SPLITS:
+        raise DffError(f"the Shapes world has no split {split!r}: choose one of {', '.join(SPLITS)}.")
+    return SPLITS.index(split) * SEEDS_PER_SPLIT
+
+
 @dataclass(frozen=True)
 class Curves:
     """Several smooth functions of time: ``base + sum_j amplitude_j sin(frequency_j t + phase_j)``, each array ``(n, j)``."""
