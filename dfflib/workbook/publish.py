@@ -222,27 +222,28 @@ def results_table(rows: pd.DataFrame, interval: int = INTERVAL) -> str:
             values = values - _by_seed(rows, minus, metric)
         return _mean_and_spread(values.mean(axis="columns") if offset is None else values[offset], signed=bool(minus))
 
-    shown = ["copy", "DFF, S = 1", "DFF"]
+    by_labels, by_frame = ("Frame", "copy", "DIS", "DFF"), ("copy", "DIS", "S alone", "DFF, S = 1", "DFF")
     head = [
         "offset",
-        *(f"{name}: mIoU" for name in ("Frame", *shown)),
-        *(f"{name}: agreement" for name in shown),
+        *(f"{name}: mIoU" for name in by_labels),
+        *(f"{name}: agreement" for name in by_frame),
         "gap",
     ]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for offset in (*range(interval), None):
         name = "average" if offset is None else str(offset)
-        cells = [cell("miou", method, offset) for method in ("Frame", *shown)]
-        cells += [cell("agreement", method, offset) for method in shown]
+        cells = [cell("miou", method, offset) for method in by_labels]
+        cells += [cell("agreement", method, offset) for method in by_frame]
         lines.append(f"| {name} | {' | '.join(cells)} | {cell('agreement', 'DFF', offset, minus='copy')} |")
     lines += [
         "",
         f"Percent, mean ± standard deviation over {len(seeds)} seeds, on the held-out last quarter of the three sample clips "
         f"(intensity-threshold labels, l = {interval}; {devices}). *Frame* runs the heavy network on every frame; *copy* "
-        f"reuses the key frame's features unmoved; *DFF* moves them along the flow and multiplies by the scale field S; "
-        f"*S = 1* leaves the scale field out, in the same model. *Offset* counts frames from the key frame, *agreement* is "
-        f"the share of pixels labelled as by *Frame*, *gap* is the agreement of DFF minus that of copy. All offsets are "
-        f"measured on the same frames, those of notebook 07. The last row averages the offsets, as the paper does.",
+        f"reuses the key frame's features unmoved; *DIS* moves them along classical flow; *DFF* moves them along its own and "
+        f"multiplies by the scale field S; *S = 1* leaves the scale field out, in the same model, and *S alone* the flow. "
+        f"*Offset* counts frames from the key frame, *agreement* is the share of pixels labelled as by *Frame*, *gap* is the "
+        f"agreement of DFF minus that of copy. All offsets are measured on the same frames, those of notebook 07. The last "
+        f"row averages the offsets, as the paper does.",
     ]
     return "\n".join(lines)
 

@@ -43,12 +43,15 @@ def test_table_shows_mean_spread_and_gap():
                 values[seed, offset, "copy", metric] = 90.0 - 10 * offset
                 values[seed, offset, "DFF", metric] = 95.0 - 10 * offset + seed
                 values[seed, offset, "DFF, S = 1", metric] = 93.0 - 10 * offset
+                values[seed, offset, "DIS", metric] = values[seed, offset, "S alone", metric] = 80.0
     lines = publish.results_table(rows(values), interval=2).splitlines()
     assert lines[2] == (
-        "| 0 | 100.0 ± 0.0 | 90.0 ± 0.0 | 93.0 ± 0.0 | 96.0 ± 1.0 | 90.0 ± 0.0 | 93.0 ± 0.0 | 96.0 ± 1.0 | +6.0 ± 1.0 |"
+        "| 0 | 100.0 ± 0.0 | 90.0 ± 0.0 | 80.0 ± 0.0 | 96.0 ± 1.0 | 90.0 ± 0.0 | 80.0 ± 0.0 | 80.0 ± 0.0 | 93.0 ± 0.0 "
+        "| 96.0 ± 1.0 | +6.0 ± 1.0 |"
     )
     assert lines[4] == (
-        "| average | 100.0 ± 0.0 | 85.0 ± 0.0 | 88.0 ± 0.0 | 91.0 ± 1.0 | 85.0 ± 0.0 | 88.0 ± 0.0 | 91.0 ± 1.0 | +6.0 ± 1.0 |"
+        "| average | 100.0 ± 0.0 | 85.0 ± 0.0 | 80.0 ± 0.0 | 91.0 ± 1.0 | 85.0 ± 0.0 | 80.0 ± 0.0 | 80.0 ± 0.0 "
+        "| 88.0 ± 0.0 | 91.0 ± 1.0 | +6.0 ± 1.0 |"
     )
     assert "over 3 seeds" in lines[-1] and "cpu" in lines[-1]
 
