@@ -105,33 +105,32 @@ class ResidualSegmenter(nn.Module):
 
 
 class PyramidSegmenter(nn.Module):
-    """A feature network that looks at three scales and answers at stride 4 (U-Net, Ronneberger et al., 2015; FPN, Lin et al.,
-    2017): down to strides 8 and 16, where context is cheap, and up again, adding what was seen at each stride.
+    """A feature network that looks at four scales and answers at stride 2 (U-Net, Ronneberger et al., 2015; FPN, Lin et al.,
+    2017): down to stride 16, where context is cheap, and up again, adding what was seen at each stride.
 
     Args:
-        channels: C of the feature map at stride 4; stride 8 has half as many again, stride 16 twice as many.
-        task_blocks: so many of the last blocks at stride 4 belong to N_task, as in `ResidualSegmenter`.
+        channels: C of the feature map at stride 2; stride 4 has twice as many, stride 8 three times, stride 16 four times.
+        task_blocks: so many of the last blocks at stride 2 belong to N_task, as in `ResidualSegmenter`.
     """
 
-    stride = 4
-    DOWN, UP = (2, 2, 2), (2, 1)
-    """Residual blocks at strides 4, 8 and 16 on the way down; at 4 and 8 on the way up."""
+    stride = 2
+    DOWN, UP = (1, 2, 2, 2), (2, 2, 1)
+    """Residual blocks at strides 2, 4, 8 and 16 on the way down; at 2, 4 and 8 on the way up."""
 
-    def __init__(self, channels: int = 64, task_blocks: int = 0):
+    def __init__(self, channels: int = 32, task_blocks: int = 0):
         super().__init__()
         if not 0 <= task_blocks <= self.UP[0]:
             raise ValueError(f"task_blocks is {task_blocks}: choose 0 to {self.UP[0]}, the number of blocks.")
         self.channels, self.split = channels, self.UP[0] - task_blocks
-        sizes = channels, 3 * channels // 2, 2 * channels
-        self.normalise = Normalise()
-        self.stem = nn.Sequential(_halve(3, channels // 2), _halve(channels // 2, channels))
+        sizes = [channels * times for times in range(1, len(self.DOWN) + 1)]
+        self.normalise, self.stem = Normalise(), _halve(3, channels)
         self.halve = nn.ModuleList(_halve(*pair) for pair in itertools.pairwise(sizes))
         self.down = nn.ModuleList(_blocks(width, count) for width, count in zip(sizes, self.DOWN, strict=True))
         self.join = nn.ModuleList(nn.Conv2d(wide, width, 1, bias=False) for width, wide in itertools.pairwise(sizes))
         self.up = nn.ModuleList(_blocks(width, count) for width, count in zip(sizes, self.UP, strict=False))
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(N, 3, H, W)`` in [0, 1] -> features ``(N, C, ceil(H/4), ceil(W/4))``, after a ReLU as in the paper."""
+        """``(N, 3, H, W)`` in [0, 1] -> features ``(N, C, ceil(H/2), ceil(W/2))``, after a ReLU as in the paper."""
         maps = [self.down[0](self.stem(self.normalise(images)))]
         for halve, blocks in zip(self.halve, self.down[1:], strict=True):
             maps.append(blocks(halve(maps[-1])))

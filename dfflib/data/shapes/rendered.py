@@ -2,7 +2,7 @@
 
 Drawing a scene's textures takes longer than rendering a frame of it. So where many stages and seeds learn from the same scenes,
 they read the same pairs from one file, which fills as they are asked for, and makes
-new ones of them by turning, mirroring and exchanging colours.
+new ones of them by turning, mirroring, exchanging colours and cutting out parts.
 """
 
 import hashlib
@@ -36,14 +36,16 @@ class RenderedPairs:
         scenes: so many of the split, from its first seed on.
         views: pairs of each scene, spread over its time.
         augment: turn by a multiple of 90 degrees, mirror, and exchange the colour channels, at random, both frames alike.
+        crop: batches show a random part of so many rows and columns, of both frames the same; None shows all.
 
     Raises:
-        DffError: no such split or level, no scene or view, or pictures that cannot be turned.
+        DffError: no such split or level, no scene or view, pictures that cannot be turned, or a crop larger than they are.
     """
 
     def __init__(
         self, folder: str | os.PathLike, split: str = "train", level: str | Level = "study",
         size: tuple[int, int] = (128, 128), max_interval: int = 10, scenes: int = 3000, views: int = 4, augment: bool = True,
+        crop: tuple[int, int] | None = None,
     ):  # fmt: skip
         self.first_seed = first_seed(split)
         if not 1 <= scenes <= SEEDS_PER_SPLIT or not 1 <= views <= LATEST // max(max_interval, 1) or max_interval < 1:
@@ -53,7 +55,9 @@ class RenderedPairs:
             )
         if augment and size[0] != size[1]:
             raise DffError(f"pictures of {size[1]}x{size[0]} pixels cannot be turned: give a square, or augment=False.")
-        self.level = get_level(level)
+        if crop is not None and not (1 <= crop[0] <= size[0] and 1 <= crop[1] <= size[1]):
+            raise DffError(f"parts of {crop[1]}x{crop[0]} pixels cannot be cut out of pictures of {size[1]}x{size[0]}.")
+        self.level, self.crop = get_level(level), size if crop is None else crop
         self.size, self.max_interval, self.views, self.augment = size, max_interval, views, augment
         self.length = scenes * views
         pixels = size[0] * size[1]
@@ -93,7 +97,9 @@ class RenderedPairs:
                 key, current, labels, flow = _turned(
                     key[colours], current[colours], labels, flow, int(rng.integers(4)), bool(rng.integers(2))
                 )
-            pairs.append((key, current, labels, flow, distance[0]))
+            top, left = (int(rng.integers(whole - part + 1)) for whole, part in zip(self.size, self.crop, strict=True))
+            part = (..., slice(top, top + self.crop[0]), slice(left, left + self.crop[1]))
+            pairs.append((key[part], current[part], labels[part], flow[part], distance[0]))
         frames, frames_now, classes, moved, apart = (
             torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True)
         )

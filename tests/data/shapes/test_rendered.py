@@ -157,6 +157,30 @@ def test_without_augmentation_pairs_stay_as_they_are(tmp_path):
     assert all(any(np.array_equal(frame, pair[1]) for pair in drawn) for frame in frames)
 
 
+def test_a_crop_is_the_same_part_of_all_that_a_pair_has(tmp_path):
+    pairs = RenderedPairs(tmp_path, augment=False, crop=(20, 24), **SETTINGS | dict(size=(32, 48)))
+    batch, drawn, places = pairs.batch(8, 1, 2), all_of(pairs), set()
+    for n in range(8):
+        found = [
+            (top, left)
+            for top in range(13) for left in range(25) for pair in drawn
+            if all(
+                np.array_equal(got, whole[..., top : top + 20, left : left + 24])
+                for got, whole in (
+                    ((255 * batch.key[n]).round().byte().numpy(), pair[0]),
+                    ((255 * batch.current[n]).round().byte().numpy(), pair[1]),
+                    (batch.labels[n].byte().numpy(), pair[2]),
+                    ((batch.flow[n] * FRACTIONS).short().numpy(), pair[3]),
+                )
+            )
+        ]  # fmt: skip
+        assert len(found) == 1
+        places |= set(found)
+    assert (
+        len(places) > 4 and pairs.path == RenderedPairs(tmp_path, **SETTINGS | dict(size=(32, 48)), augment=False).path
+    )
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -192,6 +216,8 @@ def test_pairs_that_another_version_drew_are_not_taken(tmp_path, monkeypatch):
     (dict(views=34), "34 pairs up to 5 frames apart cannot be taken .* views times interval up to 200"),
     (dict(max_interval=0), "2 pairs up to -1 frames apart cannot be taken"),
     (dict(size=(32, 48)), "pictures of 48x32 pixels cannot be turned: give a square, or augment=False"),
+    (dict(crop=(33, 32)), "parts of 32x33 pixels cannot be cut out of pictures of 32x32"),
+    (dict(crop=(0, 32)), "parts of 32x0 pixels cannot be cut out"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(tmp_path, changes, said):
     with pytest.raises(DffError, match=said):
