@@ -205,15 +205,12 @@ def bench(
     flows, alternatives = list(flows), list(alternatives)
     work = len(flows) * (1 + len(intervals)) + len(alternatives) + len(WARPS)
     with tqdm(total=work, disable=not progress, leave=False) as bar, tempfile.TemporaryDirectory() as name:
-        video = made_video(Path(name) / "made.mp4", size, frames)
-        short = made_video(Path(name) / "short.mp4", size, min(frames, 10))  # for the network on every frame
+        videos = {n: made_video(Path(name) / f"{n}.mp4", size, n) for n in {frames, min(frames, 10)}}
+        short, video = videos[min(videos)], videos[frames]  # the short one for the network on every frame
         with read_stream(video) as stream:
             pictures = list(itertools.islice(stream, max(2, interval)))
         rows = [_row("decode", "frame", decode_ms(video, frames))]
-        keep_memory()
-        for shape in WARPS:
-            rows += [_row(f"warp {shape}", kind, ms) for kind, ms in warp_share(shape, device, repeats).items()]
-            bar.update()
+        rows += _warps(device, repeats, bar)
         for flow in flows:
             bar.set_description(flow)
             engine = Engine(prepare(model(flow, feature_net), device))
@@ -221,8 +218,7 @@ def bench(
             rows += [_row(flow, metric, value, of=interval) for metric, value in times.items()]
             bar.update()
             fps = _pipelines(engine, {n: short if n == 1 else video for n in intervals})
-            for n in intervals:
-                rows += _speed_rows(flow, n, fps[n], fps[1], times)
+            rows += [row for n in intervals for row in _speed_rows(flow, n, fps[n], fps[1], times)]
             bar.update(len(intervals))
         for other in alternatives:
             rows.append(_row(other, "frame", alternative_ms(other, size, device, max(3, repeats // 2))))
@@ -237,6 +233,16 @@ def bench(
 def _row(method: str, metric: str, value: float, unit: str = "ms", of: int | None = None) -> dict:
     """One number, in the columns of a result file that it knows."""
     return dict(method=method, metric=metric, value=value, unit=unit, interval=of)
+
+
+def _warps(device: str, repeats: int, bar: tqdm) -> list[dict]:
+    """What the warp takes at each size, and of what."""
+    keep_memory()
+    rows = []
+    for shape in WARPS:
+        rows += [_row(f"warp {shape}", kind, ms) for kind, ms in warp_share(shape, device, repeats).items()]
+        bar.update()
+    return rows
 
 
 def _speed_rows(flow: str, interval: int, fps: float, every: float, times: dict[str, float]) -> list[dict]:

@@ -10,6 +10,7 @@ A key frame is asked about many times, so a call is two steps: ``encoded = sourc
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, cast
 
 import cv2
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from dfflib.data.clips import Clip
 from dfflib.flow.flownet import FLOW_UNIT, FlowNetS
@@ -29,6 +31,13 @@ class FlowSource(nn.Module):
     def encode_key(self, key: Tensor):
         """All that can be computed from the key frame ``(N, 3, H, W)`` alone, once an interval."""
         return key
+
+    def rows(self, encoded, rows: Sequence[int]):
+        """Of what `encode_key` gave for N key frames, that of some of them: by number, in this order, repeated at will.
+
+        As it stands, for a tensor of N rows or a tuple of such.
+        """
+        return tree_map(lambda maps: maps[list(rows)], encoded)
 
     def estimate(self, encoded, current: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Flow from current frames to the key frame, and the scale field; see ``forward``.
@@ -232,6 +241,10 @@ class Ablated(FlowSource):
         """What the source computes from the key frame."""
         return self.root.encode_key(key)
 
+    def rows(self, encoded, rows: Sequence[int]):
+        """As the source does."""
+        return self.root.rows(encoded, rows)
+
     def estimate(self, encoded, current: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """What is kept of the source's flow and scale."""
         return self.kept(*self.root.estimate(encoded, current, size))
@@ -245,9 +258,6 @@ class Ablated(FlowSource):
         """What the source gives, without what is taken out here."""
         flow, scale = self.source.kept(flow, scale)
         return flow if self.keep_flow else torch.zeros_like(flow), scale if self.keep_scale else None
-
-
-GREY = (0.299, 0.587, 0.114)  # of red, green and blue
 
 
 class DISFlow(FlowSource):
@@ -266,9 +276,9 @@ class DISFlow(FlowSource):
         if preset not in self.PRESETS:
             raise ValueError(f"preset is {preset!r}: choose one of {', '.join(self.PRESETS)}.")
         self.preset, self.input_stride = preset, input_stride
-        self._dis: cv2.DISOpticalFlow | None = (
-            None  # made when first used: the OpenCV object cannot be copied or pickled
-        )
+        self._workers: dict[
+            tuple[int, ...], cv2.DISOpticalFlow
+        ] = {}  # by number and size of picture, made when first used
 
     def image_flow(self, key: Tensor, current: Tensor) -> Tensor:
         """Flow from current to key at image size, in pixels, ``(N, 2, H, W)``."""
@@ -278,29 +288,66 @@ class DISFlow(FlowSource):
         """The key frames in grey, as OpenCV takes them."""
         return self._grey(key)
 
+    def rows(self, encoded: list[np.ndarray], rows: Sequence[int]) -> list[np.ndarray]:
+        """Those of some key frames."""
+        return [encoded[n] for n in rows]
+
     def estimate(self, encoded: list[np.ndarray], current: Tensor, size: Sequence[int]) -> tuple[Tensor, None]:
         """Flow ``(N, 2, h, w)`` in feature cells."""
         return self._flow(encoded, current, size).to(current.dtype), None
 
     def _flow(self, keys: list[np.ndarray], current: Tensor, size: Sequence[int]) -> Tensor:
-        """Flow on a grid of the given size, in its cells."""
-        if self._dis is None:
-            self._dis = cv2.DISOpticalFlow.create(self.PRESETS[self.preset])
-        keys = keys * len(current) if len(keys) == 1 else keys
-        nothing = cast(np.ndarray, None)  # no flow to start from, which OpenCV's annotations do not foresee
-        flows = [self._dis.calc(image, key, nothing) for image, key in zip(self._grey(current), keys, strict=True)]
+        """Flow on a grid of the given size, in its cells.
+
+        It takes as many threads as PyTorch: a frame each, which serves small pictures better than OpenCV's own threads, or
+        these where there is one frame.
+        """
+        pictures = self._grey(current)
+        keys = keys * len(pictures) if len(keys) == 1 else keys
+        count, before = min(torch.get_num_threads(), len(pictures)), cv2.getNumThreads()
+        parts = [list(zip(pictures[n::count], keys[n::count], strict=True)) for n in range(count)]
+        cv2.setNumThreads(max(1, torch.get_num_threads() // count))
+        try:
+            if count == 1:
+                found = [self._estimated(0, parts[0])]
+            else:
+                with ThreadPoolExecutor(count) as pool:
+                    found = list(pool.map(self._estimated, range(count), parts))
+        finally:
+            cv2.setNumThreads(before)
+        flows = [found[n % count][n // count] for n in range(len(pictures))]
         return resize_flow(torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).to(current.device), size)
+
+    def _estimated(self, worker: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+        """Flow ``(H, W, 2)`` from each current picture to its key picture."""
+        place, nothing = (worker, *pairs[0][0].shape), cast(np.ndarray, None)  # no flow to start from
+        if place not in self._workers:
+            self._workers[place] = self._new()
+        return [self._workers[place].calc(current, key, nothing) for current, key in pairs]
+
+    def _new(self) -> cv2.DISOpticalFlow:
+        """OpenCV's object, for one size of picture and one thread: a small picture changes its scales for good, and its memory
+        is used again."""
+        return cv2.DISOpticalFlow.create(self.PRESETS[self.preset])
 
     def _grey(self, images: Tensor) -> list[np.ndarray]:
         """Images ``(N, 3, H, W)`` in [0, 1] as uint8 grey values, ``(H, W)`` each; halved if asked, enlarged if small."""
-        grey = images.detach().float().permute(0, 2, 3, 1) @ images.new_tensor(GREY, dtype=torch.float32)
-        if self.input_stride > 1:
-            grey = F.avg_pool2d(grey[:, None], self.input_stride, ceil_mode=True)[:, 0]
-        pictures = list((grey * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
-        factor = max(1, -(-self.SMALLEST // min(grey.shape[-2:])))
-        if factor == 1:
-            return pictures
-        return [cv2.resize(image, (image.shape[1] * factor, image.shape[0] * factor)) for image in pictures]
+        pictures = images.detach().float().permute(0, 2, 3, 1).cpu().contiguous()  # no copy of channels-last ones
+        return [self._picture(picture) for picture in pictures.numpy()]
+
+    def _picture(self, image: np.ndarray) -> np.ndarray:
+        """The grey values of one image ``(H, W, 3)``."""
+        grey, stride = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), self.input_stride
+        if stride > 1:
+            height, width = grey.shape
+            rows, columns = -(-height // stride), -(-width // stride)  # the last cell of an odd side is its edge alone
+            grey = cv2.copyMakeBorder(
+                grey, 0, rows * stride - height, 0, columns * stride - width, cv2.BORDER_REPLICATE
+            )
+            grey = cv2.resize(grey, (columns, rows), interpolation=cv2.INTER_AREA)
+        grey = cv2.convertScaleAbs(np.maximum(grey, 0), alpha=255)  # rounded, and at most 255
+        factor = max(1, -(-self.SMALLEST // min(grey.shape)))
+        return grey if factor == 1 else cv2.resize(grey, (grey.shape[1] * factor, grey.shape[0] * factor))
 
     def __getstate__(self):
-        return {**self.__dict__, "_dis": None}
+        return {**self.__dict__, "_workers": {}}

@@ -43,6 +43,7 @@ def prepare(model: DeepFeatureFlow, device: str | torch.device | None = None, co
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     fold_batch_norm(ready)
     ready = ready.to(device).to(memory_format=torch.channels_last)
+    ready.scores_travel = ready.scores_travel or can_carry_scores(ready)
     if compile:
         ready.feature_net.forward = _compiled(ready.feature_net)
         if hasattr(ready.flow_source, "net"):
@@ -50,6 +51,15 @@ def prepare(model: DeepFeatureFlow, device: str | torch.device | None = None, co
     elif device.type == "cpu":
         pack(ready)
     return ready
+
+
+def can_carry_scores(model: DeepFeatureFlow) -> bool:
+    """Is carrying scores the same as carrying features (`DeepFeatureFlow.scores_travel`), and fewer maps? Where N_task is one
+    1x1 convolution and what moves features has no scale field."""
+    head, source = model.n_task, getattr(model.flow_source, "root", None)
+    if not isinstance(head, nn.Conv2d) or head.kernel_size != (1, 1) or head.bias is None:
+        return False
+    return getattr(source, "scale_head", None) is None and head.out_channels < head.in_channels
 
 
 def keep_memory() -> bool:

@@ -3,11 +3,12 @@
 Two modes that give every frame the same result, to rounding:
 
 * *online*: a frame's result comes out before the next frame is read. For a camera.
-* *batched*: the frames between two key frames go through the flow and task networks together. For a file.
+* *batched*: the key frames of several intervals go through the feature network together, and so do the frames between them
+  through the flow and task networks. For a file.
 
 A non-key frame costs the flow network on that frame, one warp and the task network. What depends on the key frame alone, its
-features and its half of the flow network's input, is computed once an interval and kept; nothing else is. What a result is (of
-segmentation: a label map), and how it is drawn, the model's task knows.
+features and its half of the flow network's input, is computed once an interval and kept until the next key frames; nothing else
+is. What a result is (of segmentation: a label map), and how it is drawn, the model's task knows.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,8 +49,9 @@ FLOW_SOURCES: dict[str, Callable[[], FlowSource | None]] = {
 }
 """What moves the features: the model's own network, OpenCV's DIS at full and at half size, or nothing."""
 
-MOST = 16  # frames of a batch: of a longer interval, so many at a time
+MOST = 16  # frames of a batch
 BATCH_BYTES = 2**29  # and of large frames so many as these bytes hold
+HELD, HELD_BYTES = 64, 2**26  # frames that are held for whole intervals together, and bytes of them as decoded
 RESULT_BYTES, IMAGE_BYTES = 12, 120  # of a frame: for each pixel of its result, and for each that the networks see
 DEFAULT_INTERVAL = 5
 AHEAD = 8  # frames decoded ahead of the networks
@@ -83,8 +85,8 @@ class Segmented:
         return self.frames / max(self.seconds, 1e-9)
 
 
-class _KeyFrame(NamedTuple):
-    """What is kept of a key frame: its shape, its features, and what the flow source computes from it alone."""
+class _KeyFrames(NamedTuple):
+    """What is kept of key frames: their shape, their features, and what the flow source computes from them alone."""
 
     shape: torch.Size
     features: Tensor
@@ -92,7 +94,7 @@ class _KeyFrame(NamedTuple):
 
 
 class Engine:
-    """The state between two key frames, and the two things that happen to a frame.
+    """The state from key frames to the next ones, and the two things that happen to a frame.
 
     Args:
         model: in evaluation mode; `dfflib.inference.preparation.prepare` makes it fast.
@@ -113,29 +115,54 @@ class Engine:
         self.device = next(model.parameters()).device
         self.precision = precision
         autocast(self.device, precision)  # refuses what it does not know
-        self._key: _KeyFrame | None = None
+        self._keys: _KeyFrames | None = None
 
-    @torch.inference_mode()
     def key(self, frame: Tensor) -> Any:
         """Result for a key frame ``(3, H, W)`` uint8, which the next frames are propagated from."""
-        check_frame(frame, "the key frame")
-        with autocast(self.device, self.precision):
-            image = self.images([frame])
-            features = self.model.extract(image)
-            self._key = _KeyFrame(frame.shape, features, self.model.flow_source.encode_key(image))
-            return self.results(features, image_size(frame))[0]
+        return self.keys([frame])[0]
 
     @torch.inference_mode()
-    def others(self, frames: list[Tensor]) -> Any:
-        """Results for frames of one size by way of the last key frame."""
-        if self._key is None:
-            raise DffError("there is no key frame yet: give one to Engine.key first.")
-        shape, features, encoded = self._key
-        for frame in frames:
-            check_frame(frame, "a frame", shape)
+    def keys(self, frames: list[Tensor]) -> Any:
+        """Results for key frames of one size, which the next frames are propagated from."""
+        check_frames(frames, "the key frame")
         with autocast(self.device, self.precision):
+            images = self.images(frames)
+            features = self.model.extract(images)
+            self._keys = _KeyFrames(frames[0].shape, features, self.model.flow_source.encode_key(images))
+            return self.results(features, image_size(frames[0]))
+
+    @torch.inference_mode()
+    def others(self, frames: list[Tensor], rows: Sequence[int] = ()) -> Any:
+        """Results for frames of one size by way of key frames.
+
+        Args:
+            frames: that are no key frames.
+            rows: for each of them its key frame, by its place among the last ones that `keys` was given; unless given, it is
+                the last of these.
+        """
+        if self._keys is None:
+            raise DffError("there is no key frame yet: give one to Engine.key first.")
+        check_frames(frames, "a frame", self._keys.shape)
+        with autocast(self.device, self.precision):
+            features, encoded = self._for_each(rows or [len(self._keys.features) - 1])
             flow, scale = self.model.flow_source.estimate(encoded, self.images(frames), image_size(features))
             return self.results(self.model.move(features, flow, scale), image_size(frames[0]))
+
+    def _for_each(self, rows: Sequence[int]) -> tuple[Tensor, Any]:
+        """Features, and what the flow source has computed, of a key frame for each row: of one for all if it is the same."""
+        assert self._keys is not None, "asked for after a key frame"
+        _, features, encoded = self._keys
+        rows = rows[:1] if len(set(rows)) == 1 else rows
+        if len(features) == 1:
+            return features, encoded
+        return features[list(rows)], self.model.flow_source.rows(encoded, rows)
+
+    @torch.inference_mode()
+    def alone(self, frames: list[Tensor]) -> Any:
+        """Results for frames of one size, each by itself: all of them are key frames that nothing is propagated from."""
+        check_frames(frames, "a frame")
+        with autocast(self.device, self.precision):
+            return self.results(self.model.extract(self.images(frames)), image_size(frames[0]))
 
     def images(self, frames: list[Tensor]) -> Tensor:
         """``(N, 3, h, w)`` in [0, 1], channels-last; never enlarged. What is done to a frame once, whatever it is used for."""
@@ -163,6 +190,11 @@ class Engine:
         each = RESULT_BYTES * math.prod(size) + IMAGE_BYTES * math.prod(self.seen(size))
         return min(max(BATCH_BYTES // each, 1), MOST)
 
+    def together(self, size: tuple[int, int], interval: int) -> int:
+        """How many intervals of frames of ``size`` are worked on together: so many key frames go through N in one batch."""
+        held = min(HELD, HELD_BYTES // (3 * math.prod(size)))
+        return max(min(self.most(size), held // interval), 1)
+
     def results(self, features: Tensor, size: tuple[int, int]) -> Any:
         """The task's results for features of frames of a size, on the CPU."""
         return self.model.task.fast_results(self.model.n_task(features), size, self.labels == "coarse")
@@ -180,6 +212,13 @@ def check_frame(frame: Tensor, what: str, shape: tuple[int, ...] | None = None) 
     if shape is not None and frame.shape != shape:
         sizes = [f"{width}x{height}" for _, height, width in (frame.shape, shape)]
         raise DffError(f"{what} has {sizes[0]} pixels but those before it have {sizes[1]}: give frames of one size.")
+
+
+def check_frames(frames: Iterable[Tensor], what: str, shape: tuple[int, ...] | None = None) -> None:
+    """Refuse frames as `check_frame` does, and such that are not all of one shape."""
+    for frame in frames:
+        check_frame(frame, what, shape)
+        shape = frame.shape
 
 
 def predictions(
@@ -208,33 +247,48 @@ def predictions(
 
 
 def _results(engine: Engine, frames: Iterable[Tensor], schedule: FixedInterval, online: bool) -> Iterator[Prediction]:
-    waiting: dict[int, Tensor] = {}
-    shape, most = None, 1
-    for index, frame in enumerate(frames):
-        try:
+    for group in _groups(engine, frames, schedule, online):
+        yield from _predicted(engine, group, schedule)
+        del group  # or its frames would be held while the next ones are read
+
+
+def _groups(
+    engine: Engine, frames: Iterable[Tensor], schedule: FixedInterval, online: bool
+) -> Iterator[dict[int, Tensor]]:
+    """Frames by their numbers: whole intervals, or a part of one, or one frame; and all that there are before an error."""
+    group: dict[int, Tensor] = {}
+    shape, most, together = None, 1, 1
+    try:
+        for index, frame in enumerate(frames):
             check_frame(frame, f"frame {index}", shape)
-        except DffError:
-            yield from _others(engine, waiting)
-            raise
-        if shape is None:
-            shape, most = frame.shape, 1 if online else engine.most(image_size(frame))
-        is_key = schedule.is_key(index)
-        if not is_key:
-            waiting[index] = frame
-        if is_key or len(waiting) == most:
-            yield from _others(engine, waiting)
-            waiting = {}
-        if is_key:
-            yield Prediction(index, frame, engine.key(frame), True)
-        del frame  # or it would be held while the next one is read
-    yield from _others(engine, waiting)
+            if shape is None and not online:
+                size = image_size(frame)
+                most, together = engine.most(size), engine.together(size, schedule.interval)
+            shape, group[index] = frame.shape, frame
+            del frame  # or it would be held while the next one is read
+            if (index + 1) % (schedule.interval * together) == 0 or (together == 1 and len(group) == most):
+                yield group
+                group = {}
+    except Exception:
+        yield group
+        raise
+    yield group
 
 
-def _others(engine: Engine, waiting: dict[int, Tensor]) -> Iterator[Prediction]:
-    """Predictions for frames between two key frames, which are numbered; none for none."""
-    found = engine.others(list(waiting.values())) if waiting else ()
-    for (index, frame), result in zip(waiting.items(), found, strict=True):
-        yield Prediction(index, frame, result, False)
+def _predicted(engine: Engine, group: dict[int, Tensor], schedule: FixedInterval) -> Iterator[Prediction]:
+    """Predictions for a group: its key frames go through the networks together, then the others, so many at a time."""
+    if not group:
+        return
+    keys = {index: n for n, index in enumerate(filter(schedule.is_key, group))}
+    others, most = [index for index in group if index not in keys], engine.most(image_size(next(iter(group.values()))))
+    run = engine.alone if schedule.interval == 1 else engine.keys
+    of_keys = iter(run([group[index] for index in keys]) if keys else ())
+    batches = (others[n : n + most] for n in range(0, len(others), most))
+    of_others = itertools.chain.from_iterable(
+        engine.others([group[n] for n in batch], [keys.get(schedule.key_of(n), -1) for n in batch]) for batch in batches
+    )
+    for index, frame in group.items():
+        yield Prediction(index, frame, next(of_keys if index in keys else of_others), index in keys)
 
 
 def flow_source(name: str) -> FlowSource | None:

@@ -75,14 +75,15 @@ def build(
     default.
 
     Args:
-        task: N_task, ``"segmentation"`` with ``num_classes`` (2).
+        task: N_task, ``"segmentation"`` with ``num_classes`` (2) and ``scores_travel`` (False; scores are carried in place of
+            features).
         features: N_feat, ``"residual"`` (compact) with ``channels`` (64) of the feature map, and ``task_blocks`` (0), how many
-            of its last blocks belong to N_task; ``"pyramid"`` (three scales) with the same; or as published ``"resnet50"`` or
-            ``"resnet101"`` (1024 channels at stride 16) with ``stride_in_1x1`` and ``frozen``, see
+            of its last blocks belong to N_task; ``"pyramid"`` (four scales, stride 2) with the same; or as published
+            ``"resnet50"`` or ``"resnet101"`` (1024 channels at stride 16) with ``stride_in_1x1`` and ``frozen``, see
             `dfflib.models.resnet.ResNetFeatures`.
         flow: F and S, ``"flownet_sr"``, ``"flownet_s"`` (width 0.5 is the paper's FlowNet Half), ``"flownet_inception"`` or
-            ``"correlation"``; with ``width`` (0.375), a factor on channels, ``input_stride`` (1; 2 halves the frames) and
-            ``scale`` (True; with the scale field or without).
+            ``"correlation"``; with ``width`` (0.375), a factor on channels, ``input_stride`` (1; 2
+            halves the frames) and ``scale`` (True; with the scale field or without).
 
     Raises:
         DffError: a network that there is not, an argument that it does not take, a value of another type or out of its range.
@@ -91,7 +92,8 @@ def build(
     made = {part: partial(NETWORKS[part][given.pop("name")].make, **given) for part, given in config.items()}
     purpose, feature_net = made["task"](), made["features"]()
     task_net = purpose.network(feature_net.channels)
-    flow_source = made["flow"](feature_net.channels, feature_net.stride)
+    moved = task_net.out_channels if purpose.scores_travel else feature_net.channels
+    flow_source = made["flow"](moved, feature_net.stride)
     return DeepFeatureFlow(feature_net, task_net, flow_source, task=purpose)
 
 

@@ -11,6 +11,7 @@ import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfflib.errors import DffError
@@ -29,6 +30,11 @@ class DeepFeatureFlow(nn.Module):
         flow_source: F and S, ``(key, current, (h, w)) -> (flow, scale or None)``: see ``dfflib.flow``.
         padding_mode: what the warp finds outside the map; ``"zeros"`` as in the paper.
         task: what the scores are for; None means segmentation.
+
+    Attributes:
+        scores_travel: scores are carried in place of features, without their bias, which is added afterwards (the last row of
+            the paper's Table 5), as the task asks. Where N_task is one 1x1 convolution and there is no scale field this gives
+            the same result, to rounding, and takes less: few maps of scores are moved, and not many of features.
     """
 
     # Networks of many kinds, which share attributes and methods but no class.
@@ -43,6 +49,7 @@ class DeepFeatureFlow(nn.Module):
         super().__init__()
         self.feature_net, self.task_net, self.flow_source = feature_net, task_net, flow_source
         self.padding_mode, self.task = padding_mode, task or Segmentation()
+        self.scores_travel = self.task.scores_travel
 
     def extract(self, key: Tensor) -> Tensor:
         """Features of a key frame: ``(N, 3, H, W)`` in [0, 1] -> ``(N, C, ceil(H/stride), ceil(W/stride))``.
@@ -58,7 +65,8 @@ class DeepFeatureFlow(nn.Module):
                 f"frames of {width}x{height} pixels are smaller than the network's stride of {stride}: "
                 f"enlarge them to at least {stride} pixels a side."
             )
-        return self.feature_net(key)
+        features = self.feature_net(key)
+        return F.conv2d(features, self.task_net.weight) if self.scores_travel else features
 
     def propagate(self, features: Tensor, key: Tensor, current: Tensor) -> Tensor:
         """Carry key-frame features to the current frame (eq. 3): warp along the flow, times the scale field.
@@ -84,6 +92,8 @@ class DeepFeatureFlow(nn.Module):
     @property
     def n_task(self) -> nn.Module:
         """N_task: features to scores on the same grid. With a split N, its last layers come first."""
+        if self.scores_travel:
+            return _AddBias(self.task_net.bias)
         finish = getattr(self.feature_net, "finish", None)
         return nn.Sequential(finish, self.task_net) if finish else self.task_net
 
@@ -116,7 +126,20 @@ class DeepFeatureFlow(nn.Module):
         """The same networks (shared, not copied) with another flow source: every ablation in one line."""
         other = copy.copy(self)
         other._modules = {**self._modules, "flow_source": flow_source}
+        other.scores_travel = self.task.scores_travel
         return other
+
+
+class _AddBias(nn.Module):
+    """What is left of a 1x1 convolution whose products were carried."""
+
+    def __init__(self, bias: Tensor):
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """``(N, C, h, w)`` -> the same shape."""
+        return scores + self.bias.view(1, -1, 1, 1)
 
 
 def image_size(images: Tensor) -> tuple[int, int]:

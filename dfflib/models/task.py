@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from dfflib.metrics import ConfusionMatrix
 from dfflib.models.arguments import Argument
 from dfflib.viz import overlay
 
-PLANES = 4  # classes; so many at most are enlarged as planes
+MOST_CLASSES = 256  # that a byte tells apart
 
 
 class Counts(Protocol):
@@ -44,9 +45,12 @@ class Task(ABC):
         arguments: of the class, as a model's description gives them (``dfflib.models.build.build(task={...})``).
         unit: of `Counts.score`.
         agreement: metric of `Counts.values` -> its name where results are counted against those of every frame by itself.
+        scores_travel: what is carried from frame to frame is what N_task gives, not features; see
+            `dfflib.models.dff.DeepFeatureFlow`.
     """
 
     arguments: ClassVar[dict[str, Argument]] = {}
+    scores_travel: bool = False
     unit: ClassVar[str]
     agreement: ClassVar[dict[str, str]]
 
@@ -113,14 +117,15 @@ class Segmentation(Task):
 
     Args:
         num_classes: classes to tell apart.
+        scores_travel: class scores are carried from frame to frame, and the scale field is theirs.
     """
 
-    arguments: ClassVar = {"num_classes": Argument(2, (1, IGNORE))}
+    arguments: ClassVar = {"num_classes": Argument(2, (1, IGNORE)), "scores_travel": Argument(False)}
     unit = "mIoU"
     agreement: ClassVar = {"miou": "agreement_miou", "pixel_accuracy": "agreement"}
 
-    def __init__(self, num_classes: int = 2):
-        self.num_classes = num_classes
+    def __init__(self, num_classes: int = 2, scores_travel: bool = False):
+        self.num_classes, self.scores_travel = num_classes, scores_travel
 
     def network(self, channels: int) -> nn.Conv2d:
         """One 1x1 convolution from features to class scores (paper, section 4)."""
@@ -178,25 +183,30 @@ class Segmentation(Task):
 
 
 def best_classes(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Class of every pixel, ``(N, H, W)`` int64: enlarge the scores bilinearly, take the largest.
+    """Class of every pixel, ``(N, H, W)`` int64: enlarge the scores bilinearly, take the largest, the first of equal ones.
 
-    Equal to ``interpolate`` and ``argmax`` to rounding, in the order that suits a CPU, where this is most of a non-key frame
-    once the flow is cheap. PyTorch enlarges a channels-last picture on one core, so rows are enlarged first and become
-    pictures of their own; of few classes it enlarges planes faster. And ``max`` finds its index sooner than ``argmax``. One
-    picture at a time: scores at full size are the largest maps of all.
+    Equal to ``interpolate`` and ``argmax`` to rounding. On a CPU this is most of a non-key frame once the flow is cheap, so
+    OpenCV enlarges there, one class of one picture at a time, and each class is compared with the best before it: all that is
+    touched fits into the cache, where the scores at full size are the largest maps of all.
 
     Args:
         scores: ``(N, classes, h, w)``, channels-last or not.
         size: rows and columns of the result.
     """
-    classes, width, (rows, columns) = scores.shape[1], scores.shape[-1], size
     labels = torch.empty(len(scores), *size, dtype=torch.int64, device=scores.device)
-    for one, found in zip(scores.split(1), labels, strict=True):
-        if classes > PLANES and not scores.is_cuda:
-            tall = F.interpolate(one, size=(rows, width), mode="bilinear").permute(0, 2, 3, 1)
-            tall = tall.reshape(rows, 1, width, classes).permute(0, 3, 1, 2)
-            enlarged = F.interpolate(tall, size=(1, columns), mode="bilinear")
-        else:
-            enlarged = F.interpolate(one.contiguous(), size=size, mode="bilinear")
-        found.copy_(enlarged.max(1).indices.view(size))
+    if scores.is_cuda or scores.dtype == torch.float64 or scores.shape[1] > MOST_CLASSES:
+        for one, found in zip(scores.split(1), labels, strict=True):
+            found.copy_(F.interpolate(one, size=size, mode="bilinear").max(1).indices[0])
+        return labels
+    best, score = np.empty((2, *size), np.float32)
+    index, better = np.empty((2, *size), np.uint8)
+    for maps, found in zip(scores.detach().float().contiguous().numpy(), labels.numpy(), strict=True):
+        cv2.resize(maps[0], size[::-1], dst=best)
+        index[:] = 0
+        for number, cells in enumerate(maps[1:], 1):
+            cv2.resize(cells, size[::-1], dst=score)
+            np.greater(score, best, out=better.view(bool))
+            np.maximum(score, best, out=best)
+            np.maximum(index, np.multiply(better, number, out=better), out=index)  # numbers rise
+        found[:] = index
     return labels

@@ -4,9 +4,11 @@ import copy
 import math
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dfflib.data.clips import Clip
@@ -233,7 +235,50 @@ def test_dis_is_copied_and_pickled_after_use():
     flow = source.image_flow(*pair)
     for twin in (copy.deepcopy(source), pickle.loads(pickle.dumps(source))):
         assert twin.preset == "fast" and torch.equal(twin.image_flow(*pair), flow)
-    assert source._dis is not None  # the original keeps its own
+    assert source._workers  # the original keeps its own
+
+
+@pytest.mark.parametrize("preset", list(DISFlow.PRESETS))
+def test_dis_gives_the_same_with_any_number_of_threads(preset):
+    key, current = (torch.rand(3, 3, 12, 16, generator=torch.Generator().manual_seed(n)) for n in range(2))
+    key, current = (
+        torch.nn.functional.interpolate(images, (96, 128), mode="bicubic").clamp(0, 1) for images in (key, current)
+    )
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            source = DISFlow(preset)
+            found += [
+                source.image_flow(key, current),
+                torch.cat([source.image_flow(key[n : n + 1], current[n : n + 1]) for n in range(3)]),
+            ]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+def test_dis_gives_the_same_whatever_it_saw_before():
+    """OpenCV's own object goes down to finer scales on a small picture, and stays there."""
+    source, pair = DISFlow("fast"), shifted_pair(128, 128, 3.0, 1.0)
+    source.image_flow(*shifted_pair(40, 40, 1.0, 0.0))
+    assert torch.equal(source.image_flow(*pair), DISFlow("fast").image_flow(*pair))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(32, 32), (33, 40), (64, 71), (97, 35), (20, 31)])
+def test_dis_looks_at_grey_values_of_cells(size, stride):
+    pictures = 1.2 * images(3, 3, *size) - 0.1  # somewhat outside [0, 1], too
+    for given in (pictures, pictures.to(memory_format=torch.channels_last)):
+        found = np.stack(DISFlow(input_stride=stride)._grey(given))
+        grey = (pictures.double() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+        grey = F.avg_pool2d(grey, stride, ceil_mode=True)[:, 0]
+        expected = (255 * grey).round().clamp(0, 255).byte().numpy()
+        factor = max(1, -(-32 // min(expected.shape[1:])))
+        if factor > 1:
+            expected = np.stack([cv2.resize(e, (e.shape[1] * factor, e.shape[0] * factor)) for e in expected])
+        assert found.dtype == np.uint8 and found.shape == expected.shape
+        assert np.abs(found.astype(int) - expected).max() <= 1  # what was rounded, perhaps to the other side
 
 
 def test_dis_takes_half_precision_and_unknown_presets_are_refused():

@@ -1,5 +1,6 @@
 """Streaming: the generator against the same steps by hand, and overlay videos end to end."""
 
+import itertools
 import threading
 import time
 import weakref
@@ -10,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dfflib.data.video import VideoWriter, open_video
 from dfflib.data.video import reader as video_module
@@ -103,20 +106,67 @@ def test_both_modes_label_alike(model, flow, interval, monkeypatch):
         assert (one.result != other.result).float().mean() < 0.002  # a tie here and there
 
 
+@settings(max_examples=12)
+@given(count=st.integers(1, 40), interval=st.integers(1, 13), most=st.integers(1, 7), held=st.integers(1, 30),
+       source=st.sampled_from([*stream.FLOW_SOURCES]))  # fmt: skip
+def test_batches_give_what_every_frame_by_itself_gives(count, interval, most, held, source):
+    """However many frames, intervals and frames of a batch; and an error after them loses none."""
+    flow, pictures, found = stream.flow_source(source), frames(count), []
+    model = net()
+    model = model if flow is None else model.with_flow(flow)
+    broken = itertools.chain(pictures, (1 / 0 for _ in range(1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "MOST", most)
+        patch.setattr(stream, "HELD", held)
+        with pytest.raises(ZeroDivisionError):
+            iter_into(found, predictions(model, broken, FixedInterval(interval), mode="batched"))
+    assert [p.index for p in found] == list(range(count)) and all(p.frame is pictures[p.index] for p in found)
+    assert [p.is_key for p in found] == [n % interval == 0 for n in range(count)]
+    with torch.no_grad():
+        for n, prediction in enumerate(found):
+            key, current = (pictures[i][None] / 255 for i in (n - n % interval, n))
+            features = model.extract(key)
+            scores = model.predict(model.propagate(features, key, current) if n % interval else features, (32, 40))[0]
+            lost = scores.amax(0) - scores.gather(0, prediction.result[None])[0]
+            assert lost.max() < 1e-3  # another class only where both are as good
+
+
+@pytest.mark.parametrize("interval", [1, 3, 50])
+def test_no_more_frames_are_held_than_a_group_has(model, monkeypatch, interval):
+    """However long the video."""
+    alive, most = weakref.WeakSet(), 0
+
+    def film():
+        for _ in range(70):
+            frame = torch.randint(256, (3, 16, 20), dtype=torch.uint8)
+            alive.add(frame)
+            yield frame
+            del frame
+
+    monkeypatch.setattr(stream, "MOST", 4)
+    monkeypatch.setattr(stream, "HELD", 9)
+    for result in predictions(model, film(), FixedInterval(interval), mode="batched"):
+        most = max(most, len(alive))
+        del result
+    assert most <= 9 + 1
+
+
 def test_a_key_frame_is_worked_on_once_an_interval(model, monkeypatch):
-    calls = {"extract": 0, "encode_key": 0, "estimate": 0}
+    calls = {"extract": [], "encode_key": [], "estimate": []}
     for owner, name in ((DeepFeatureFlow, "extract"), (FlowNetwork, "encode_key"), (FlowNetwork, "estimate")):
         original = getattr(owner, name)
 
         def counted(*args, _name=name, _original=original):
-            calls[_name] += 1
+            calls[_name].append(len(args[2 if _name == "estimate" else 1]))  # images of a batch
             return _original(*args)
 
         monkeypatch.setattr(owner, name, counted)
     list(predictions(model, frames(12), FixedInterval(4), mode="online"))
-    assert calls == {"extract": 3, "encode_key": 3, "estimate": 9}
+    assert calls == {"extract": [1] * 3, "encode_key": [1] * 3, "estimate": [1] * 9}
+    for found in calls.values():
+        found.clear()
     list(predictions(model, frames(12), FixedInterval(4), mode="batched"))
-    assert calls == {"extract": 6, "encode_key": 6, "estimate": 12}
+    assert calls == {"extract": [3], "encode_key": [3], "estimate": [9]}
 
 
 def test_coarse_labels_are_constant_on_a_cell_and_full_ones_are_finer(model):
@@ -229,7 +279,7 @@ def test_a_video_is_read_no_faster_than_it_is_used(checkpoint, tmp_path, mode, m
 
     monkeypatch.setattr(task, "overlay", slow)
     done = segment_video(video, tmp_path / "out.mp4", 12, checkpoint, progress=False, mode=mode)
-    assert done.frames == 60 and max(ahead_of) <= stream.AHEAD + 2 + (11 if mode == "batched" else 0)
+    assert done.frames == 60 and max(ahead_of) <= stream.AHEAD + 2 + (stream.HELD - 1 if mode == "batched" else 0)
 
 
 def test_a_video_end_to_end(checkpoint, video, tmp_path):
@@ -430,7 +480,9 @@ def test_a_batch_is_bounded_by_memory_and_labels_stay_the_same(model, monkeypatc
     assert stream.Engine(model, 256).most((1080, 1920)) > engine.most((1080, 1920))
     pictures, sizes, others = frames(9), [], stream.Engine.others
     expected = [result.result for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
-    monkeypatch.setattr(stream.Engine, "others", lambda self, batch: (sizes.append(len(batch)), others(self, batch))[1])
+    monkeypatch.setattr(
+        stream.Engine, "others", lambda self, batch, rows: (sizes.append(len(batch)), others(self, batch, rows))[1]
+    )
     monkeypatch.setattr(stream, "BATCH_BYTES", 3 * 32 * 40 * (stream.RESULT_BYTES + stream.IMAGE_BYTES))
     found = [result.result for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
     assert sizes == [3, 3, 2] and all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

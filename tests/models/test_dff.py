@@ -11,6 +11,7 @@ from dfflib.flow.flownet import FlowNetS
 from dfflib.models.build import NETWORKS, build
 from dfflib.models.dff import DeepFeatureFlow
 from dfflib.models.keyframe import PyramidSegmenter
+from dfflib.warp import warp
 
 
 def images(*shape, seed=0):
@@ -218,6 +219,21 @@ def test_build_makes_a_pyramid():
     assert model.task_net.weight.shape == (5, 12, 1, 1) and model.flow_source.scale_head.out_channels == 12
     scores = model.per_frame(torch.rand(1, 3, 33, 50))
     assert scores.shape[:2] == (1, 5) and scores.isfinite().all()
+
+
+def test_a_task_may_ask_that_scores_travel():
+    config = dict(features=dict(channels=6), flow=dict(name="correlation", width=0.25, input_stride=2))
+    model = stirred(build(dict(num_classes=3, scores_travel=True), **config)).double()
+    assert model.flow_source.scale_head.out_channels == 3
+    key, current = KEY.double(), CURRENT.double()
+    flow, scale = model.flow_source(key, current, (11, 14))
+    scores = F.conv2d(model.feature_net(key), model.task_net.weight)  # by hand: warp, scale, and then the bias
+    expected = warp(scores, flow) * scale + model.task_net.bias.view(1, -1, 1, 1)
+    torch.testing.assert_close(model(key, current), model.task.scores(expected, (41, 54)))
+    plain = build(dict(num_classes=3), **config).double()
+    plain.load_state_dict({n: t for n, t in model.state_dict().items() if "scale_head" not in n}, strict=False)
+    torch.testing.assert_close(model.per_frame(key), plain.per_frame(key))  # N by itself is the same
+    assert model.with_flow(ZeroFlow()).scores_travel and not plain.with_flow(ZeroFlow()).scores_travel
 
 
 @pytest.mark.parametrize("config, said", [

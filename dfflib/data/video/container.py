@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.container import Container, InputContainer
 from av.format import Flags
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from dfflib.data.video import orientation
@@ -89,9 +90,14 @@ def no_frames(path: Path) -> DffError:
     return DffError(f"{path} has no frames that can be decoded: give a video with at least one frame.")
 
 
-def upright(frame: av.VideoFrame) -> np.ndarray:
-    """RGB pixels ``(H, W, 3)`` of a decoded frame, turned and mirrored as the file says."""
-    return orientation.turned(frame.to_ndarray(format="rgb24"), orientation.of_frame(frame))
+def upright(frame: av.VideoFrame, converter: VideoReformatter | None = None) -> np.ndarray:
+    """RGB pixels ``(H, W, 3)`` of a decoded frame, turned and mirrored as the file says.
+
+    A converter that is kept for the next frames saves what FFmpeg prepares for each of them otherwise. On one thread: to
+    start more takes several times as long as to convert a small picture, and the decoder has its own.
+    """
+    rgb = (converter or VideoReformatter()).reformat(frame, format="rgb24", threads=1)
+    return orientation.turned(rgb.to_ndarray(), orientation.of_frame(frame))
 
 
 def remarks(stream: VideoStream, path: Path) -> list[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from dfflib.data.video import orientation
@@ -97,6 +98,7 @@ class AvFrames:
 
     def __init__(self, path: Path):
         self._path = path
+        self._converter = VideoReformatter()
         self._opened: tuple[InputContainer, VideoStream] | None = None
         self._frames: Iterator[tuple[int, av.VideoFrame]] = iter(())  # each with the number of its packet
         self._next = NOWHERE  # number of the frame to come
@@ -140,7 +142,7 @@ class AvFrames:
                 continue
             frame = self._advance(index)
             if frame is not None:
-                return upright(frame)
+                return upright(frame, self._converter)
             tried += 1
             if tried == ATTEMPTS and self._index.by_times:  # else the file was decoded once, so the frame exists
                 break

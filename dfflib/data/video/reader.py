@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from dfflib.data.clips import Clip
@@ -184,11 +185,12 @@ class VideoStream:
     def _decoded(
         self, container: InputContainer, stream: av.video.stream.VideoStream, path: Path, counted: bool
     ) -> Iterator[np.ndarray]:
+        converter = VideoReformatter()
         for frame in decode_in_order(container, stream, path, self._end):
             if not self.times:
                 self.pixel_aspect = pixel_aspect(stream, frame)
             self._clock.add(None if counted else shown_at(container, frame), shown_for(frame))
-            yield upright(frame)
+            yield upright(frame, converter)
         # Matroska keeps how long the last frame is held in the duration of the file alone
         end = stated_end(container, stream) if self.problem is None and "matroska" in container.format.name else None
         if end is not None and not counted:
