@@ -197,6 +197,6 @@ def test_a_compiled_model_gives_the_same_labels_and_says_nothing(recwarn, tmp_pa
     plain, fast = Engine(prepare(model, "cpu")), Engine(prepare(model, "cpu", compile=True))
     for engine in (plain, fast):
         engine.key(frames[0])
-    torch.testing.assert_close(fast._key.features, plain._key.features, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(fast._keys.features, plain._keys.features, rtol=1e-3, atol=1e-4)
     assert (fast.others(frames[1:]) == plain.others(frames[1:])).float().mean() > 0.99
     assert [str(w.message) for w in recwarn if "without torch.compile" in str(w.message)] == []
