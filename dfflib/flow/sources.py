@@ -276,9 +276,8 @@ class DISFlow(FlowSource):
         if preset not in self.PRESETS:
             raise ValueError(f"preset is {preset!r}: choose one of {', '.join(self.PRESETS)}.")
         self.preset, self.input_stride = preset, input_stride
-        self._workers: dict[
-            tuple[int, ...], cv2.DISOpticalFlow
-        ] = {}  # by number and size of picture, made when first used
+        # OpenCV's objects by thread and size of picture, made when first used: a small picture changes their scales for good.
+        self._workers: dict[tuple[int, ...], cv2.DISOpticalFlow] = {}
 
     def image_flow(self, key: Tensor, current: Tensor) -> Tensor:
         """Flow from current to key at image size, in pixels, ``(N, 2, H, W)``."""
@@ -322,13 +321,8 @@ class DISFlow(FlowSource):
         """Flow ``(H, W, 2)`` from each current picture to its key picture."""
         place, nothing = (worker, *pairs[0][0].shape), cast(np.ndarray, None)  # no flow to start from
         if place not in self._workers:
-            self._workers[place] = self._new()
+            self._workers[place] = cv2.DISOpticalFlow.create(self.PRESETS[self.preset])
         return [self._workers[place].calc(current, key, nothing) for current, key in pairs]
-
-    def _new(self) -> cv2.DISOpticalFlow:
-        """OpenCV's object, for one size of picture and one thread: a small picture changes its scales for good, and its memory
-        is used again."""
-        return cv2.DISOpticalFlow.create(self.PRESETS[self.preset])
 
     def _grey(self, images: Tensor) -> list[np.ndarray]:
         """Images ``(N, 3, H, W)`` in [0, 1] as uint8 grey values, ``(H, W)`` each; halved if asked, enlarged if small."""

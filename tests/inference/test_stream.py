@@ -93,6 +93,15 @@ def test_predictions_are_the_three_calls(model, interval):
                 assert torch.equal(result.result, model.per_frame(current).argmax(1)[0])
 
 
+def watched(alive, count, size):
+    """Frames that only their readers keep; those that are kept are in ``alive``."""
+    for _ in range(count):
+        frame = torch.randint(256, (3, *size), dtype=torch.uint8)
+        alive.add(frame)
+        yield frame
+        del frame
+
+
 @pytest.mark.parametrize("flow", stream.FLOW_SOURCES)
 @pytest.mark.parametrize("interval", [1, 2, 4, 30])
 def test_both_modes_label_alike(model, flow, interval, monkeypatch):
@@ -135,17 +144,9 @@ def test_batches_give_what_every_frame_by_itself_gives(count, interval, most, he
 def test_no_more_frames_are_held_than_a_group_has(model, monkeypatch, interval):
     """However long the video."""
     alive, most = weakref.WeakSet(), 0
-
-    def film():
-        for _ in range(70):
-            frame = torch.randint(256, (3, 16, 20), dtype=torch.uint8)
-            alive.add(frame)
-            yield frame
-            del frame
-
     monkeypatch.setattr(stream, "MOST", 4)
     monkeypatch.setattr(stream, "HELD", 9)
-    for result in predictions(model, film(), FixedInterval(interval), mode="batched"):
+    for result in predictions(model, watched(alive, 70, (16, 20)), FixedInterval(interval), mode="batched"):
         most = max(most, len(alive))
         del result
     assert most <= 9 + 1
@@ -203,14 +204,6 @@ def test_a_frame_comes_out_before_the_next_is_read(model):
 
 def test_only_the_key_frame_and_the_current_one_are_kept(model):
     alive = weakref.WeakSet()
-
-    def camera():
-        for _ in range(20):
-            frame = torch.randint(256, (3, 32, 40), dtype=torch.uint8)
-            alive.add(frame)
-            yield frame
-            del frame
-
     images, original = weakref.WeakSet(), stream.Engine.images
 
     def network_input(engine, frames):
@@ -221,7 +214,7 @@ def test_only_the_key_frame_and_the_current_one_are_kept(model):
     most = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream.Engine, "images", network_input)
-        for result in predictions(model, camera(), FixedInterval(4)):
+        for result in predictions(model, watched(alive, 20, (32, 40)), FixedInterval(4)):
             most = max(most, len(alive), len(images))
             del result
     assert most <= 2
