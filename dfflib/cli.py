@@ -17,7 +17,15 @@ import click
 from dfflib import __version__, limits, profiles, stopping
 from dfflib.errors import DffError, as_dff_error
 
-STAGES = ("keyframe", "flow_pretrain", "flow_detached", "joint", "fix_flow", "dis")
+STAGES = (
+    "keyframe",
+    "flow_pretrain",
+    "flow_detached",
+    "joint",
+    "frame",
+    "fix_flow",
+    "dis",
+)  # of `dfflib.training.stages`
 
 # Commands import what they need when they run: torch takes seconds, and `--help` should not.
 
@@ -197,7 +205,7 @@ def bench(size: tuple, interval: int, device: str | None, threads: int | None, o
     "--fresh", is_flag=True, help="Forget where an interrupted run stopped, and train again what is finished."
 )
 @click.option("--recipe", default="threshold", show_default=True, metavar="NAME",
-              help="Data and model: threshold, shapes, camvid, chairs, sintel, or another of training/recipes.py.")  # fmt: skip
+              help="Data and model: threshold, study, shapes, camvid, or another of training/recipes.py.")  # fmt: skip
 def train(stage: str, profile: str, seed: int, out_dir: str, **options) -> None:
     """Train STAGE, after the stages that it starts from; an interrupted run continues.
 
@@ -218,7 +226,9 @@ def train(stage: str, profile: str, seed: int, out_dir: str, **options) -> None:
             where = str(stop) or f"stage {stage}"
             same = "without --fresh, the same command" if options["fresh"] else "the same command"
             raise KeyboardInterrupt(f"stopped at {where}; {same} continues.") from None
-    click.echo(trained.summary)
+    from dfflib.models.checkpoints import as_shipped
+
+    click.echo(f"{trained.summary}\nSHA-256 of its weights as they would ship: {as_shipped(trained.checkpoint)[0]}")
 
 
 @main.command()

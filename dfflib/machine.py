@@ -1,10 +1,12 @@
 """The machine that a result was made on: processor, GPU, cores, and versions."""
 
+import contextlib
 import os
 import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,6 +37,29 @@ def device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[None]:
+    """PyTorch takes one thread for a call, as suits several that work side by side."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def revision() -> str:
+    """Version of the library, and the commit where it runs from a checkout: the ``version`` of results on test scenes."""
+    ask = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        commit = subprocess.run(ask, capture_output=True, timeout=10, check=False, encoding="utf-8").stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = ""
+    return f"{__version__} {commit}".strip()
 
 
 def machine() -> dict[str, str]:

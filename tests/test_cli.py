@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from dfflib import __version__, paths
+from dfflib import __version__, cli, paths
 from dfflib.cli import main
 from dfflib.errors import DffError
 from dfflib.run import Run
@@ -202,3 +202,9 @@ def test_a_bug_keeps_its_traceback(stand_in):
 def test_wrong_usage_exits_2(arguments):
     result = call(*arguments)
     assert result.exit_code == 2 and "Traceback" not in result.output
+
+
+def test_the_command_knows_every_stage_without_asking_torch():
+    from dfflib.training import stages
+
+    assert cli.STAGES == stages.STAGES

@@ -25,8 +25,10 @@ def test_an_unknown_profile_is_refused_and_the_known_are_named(name):
 
 def test_every_profile_has_every_stage_and_fits_its_frames():
     for profile in profiles.PROFILES.values():
-        assert set(profile.steps) == set(stages.STAGES[:4]) and set(profile.shapes_steps) == set(stages.STAGES)
-        assert min(*profile.steps.values(), *profile.shapes_steps.values()) > 0
+        assert set(profile.steps) == set(stages.STAGES[:4])
+        assert set(profile.shapes_steps) == set(stages.STAGES) - {"frame"}
+        assert set(profile.study_steps) == {*stages.STAGES, "light"}
+        assert min(*profile.steps.values(), *profile.shapes_steps.values(), *profile.study_steps.values()) > 0
         assert profile.crop[0] <= profile.short_side and all(side % 16 == 0 for side in profile.crop)
         assert profile.max_interval >= 5 and profile.batch > 0 and profile.eval_step > 0
         assert len(set(profile.seeds)) == len(profile.seeds) >= 3, "spreads are over three seeds"
@@ -36,8 +38,10 @@ def test_profiles_grow():
     smoke, laptop, gpu, paper = (profiles.get(name) for name in ("smoke", "laptop", "gpu", "paper"))
     for stage in stages.STAGES[:4]:
         assert smoke.steps[stage] < laptop.steps[stage] < gpu.steps[stage] < paper.steps[stage]
-    for stage in stages.STAGES:
-        steps = [profile.steps_of("shapes", stage) for profile in (smoke, laptop, gpu, paper)]
+    for schedule, stage in [("shapes", stage) for stage in smoke.shapes_steps] + [
+        ("study", s) for s in smoke.study_steps
+    ]:
+        steps = [profile.steps_of(schedule, stage) for profile in (smoke, laptop, gpu, paper)]
         assert steps == sorted(steps) and steps[0] < steps[1] < steps[2]
     assert paper.steps["joint"] == 20_000, "the paper's Cityscapes schedule"
     assert smoke.shipped and not laptop.shipped, "laptop makes everything from nothing"
@@ -45,13 +49,13 @@ def test_profiles_grow():
 
 def test_shipped_measures_what_laptop_measures():
     laptop, shipped = profiles.get("laptop"), profiles.get("shipped")
-    for name in ("clips", "eval_step", "short_side", "seeds", "max_interval", "batch", "crop"):
+    for name in ("clips", "scenes_tested", "eval_step", "short_side", "seeds", "max_interval", "batch", "crop"):
         assert getattr(laptop, name) == getattr(shipped, name)
     assert shipped.shipped and shipped.steps == profiles.get("smoke").steps
 
 
 def test_a_stage_that_a_profile_does_not_train_is_one_sentence():
-    with pytest.raises(DffError, match="profile smoke does not train stage 'dis' of recipe 'threshold': choose one of"):
+    with pytest.raises(DffError, match="profile smoke does not train stage 'dis' of the threshold schedule: choose"):
         profiles.get("smoke").steps_of("threshold", "dis")
 
 

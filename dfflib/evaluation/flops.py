@@ -41,10 +41,11 @@ def component_flops(model: DeepFeatureFlow, size: tuple[int, int] = SIZE) -> dic
         size: ``(rows, columns)`` of the frame.
 
     Returns:
-        ``"N_feat"``: the feature network, on a key frame. ``"F"``: flow network **and scale field** S, whose 1x1 convolution
-        counts at the feature map's size, as the authors run it (without bias it commutes with averaging, so the result is the
-        same wherever it runs). ``"W"``: per value of the warped map 4 for the bilinear sum, and 1 for the product with S where
-        there is one. ``"N_task"``: the task network, without the upsampling of its scores, which the paper does not describe.
+        ``"N_feat"``: the feature network, on a key frame, and the task network where its scores travel. ``"F"``: flow network
+        **and scale field** S, whose 1x1 convolution counts at the feature map's size, as the authors run it (without bias it
+        commutes with averaging, so the result is the same wherever it runs). ``"W"``: per value of the warped map 4 for the
+        bilinear sum, and 1 for the product with S where there is one. ``"N_task"``: the task network, without the upsampling of
+        its scores, which the paper does not describe.
 
     Raises:
         DffError: the size is below one feature cell; or the flow source is no network, so that its work cannot be counted.
@@ -56,6 +57,9 @@ def component_flops(model: DeepFeatureFlow, size: tuple[int, int] = SIZE) -> dic
         )
     image = torch.empty(1, 3, *size, device="meta")
     features, counted = _run(model.feature_net, image)
+    if model.scores_travel:  # N_task's products are made of a key frame, and carried
+        features, more = _run(model.task_net, features)
+        counted += more
     cells = tuple(features.shape[-2:])
     flow, has_scale = _flow_flops(model.flow_source, image, cells)
     return {

@@ -102,4 +102,4 @@ def _object(clip: Clip, index: int) -> tuple[Tensor, Tensor]:
 def _flow(source: FlowSource, clip: Clip, i: int, k: int) -> Tensor:
     """Flow from frame i to frame k at image size, ``(1, 2, H, W)``."""
     key, current = pair_frames(clip, k, i)
-    return source.at(clip, i, [k]).image_flow(key, current)
+    return source.at(clip, [i], [k]).image_flow(key, current)

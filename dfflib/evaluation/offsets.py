@@ -79,7 +79,7 @@ def by_offset(
         estimates: Estimates = {}
         for name in names:
             if name != "Frame" and interval > 1:
-                source = methods[name].at(clip, i, keys)
+                source = methods[name].at(clip, [i] * len(keys), keys)
                 results = task.results(_moved_scores(model, source, features, window, clip.size, estimates))
             for d in offsets:  # at offset 0 the current frame is the key frame
                 found = alone if name == "Frame" or d == 0 else results[d - 1 : d]

@@ -110,10 +110,10 @@ class CorrelationFlowNet(nn.Module):
             unit = stride / FLOW_UNIT  # of one cell: inside a level, flow is in its cells
             seen = [current]
             if hidden is not None:  # from the level before
-                flow, hidden = (_double(m)[..., : current.shape[-2], : current.shape[-1]] for m in (flow * 2, hidden))
+                flow, hidden = (double(m)[..., : current.shape[-2], : current.shape[-1]] for m in (flow * 2, hidden))
                 seen += [hidden, flow * unit]
             if level < len(self.sharpness):
-                alike = correlation(_standard(warp(key, flow, "border")), _standard(current), self.radius)
+                alike = correlation(standard(warp(key, flow, "border")), standard(current), self.radius)
                 seen.append(alike * self.sharpness[level])
                 flow = flow + expected_shift(seen[-1], self.radius)
             context = self.compare[level](torch.cat(seen, dim=1))
@@ -199,10 +199,11 @@ def _tents(factor: int) -> Tensor:
     return torch.einsum("ay,bx->abyx", along, along).reshape(9, factor**2)
 
 
-def _standard(features: Tensor) -> Tensor:
+def standard(features: Tensor) -> Tensor:
     """Features without their mean over the picture, of length one at every place: their product is a cosine."""
     return F.normalize(features - features.mean((2, 3), keepdim=True), dim=1, eps=1e-6)
 
 
-def _double(maps: Tensor) -> Tensor:
+def double(maps: Tensor) -> Tensor:
+    """Maps ``(N, C, h, w)`` at twice the size, bilinearly."""
     return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)

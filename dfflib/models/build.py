@@ -19,6 +19,7 @@ from dfflib.flow import FlowNetwork
 from dfflib.flow.correlation import CorrelationFlowNet
 from dfflib.flow.flownet import FlowNetS, FlowNetSR
 from dfflib.flow.inception import FlowNetInception
+from dfflib.flow.refined import RefinedFlowNet
 from dfflib.models.arguments import Argument, check_value
 from dfflib.models.dff import DeepFeatureFlow
 from dfflib.models.keyframe import PyramidSegmenter, ResidualSegmenter
@@ -63,6 +64,7 @@ NETWORKS: dict[str, dict[str, Network]] = {
         "flownet_s": Network(partial(_flow, FlowNetS), _FLOW),
         "flownet_inception": Network(partial(_flow, FlowNetInception), _FLOW),
         "correlation": Network(partial(_flow, CorrelationFlowNet), _FLOW),
+        "refined": Network(partial(_flow, RefinedFlowNet), _FLOW),
     },
 }
 """Every network that a recipe or a checkpoint can ask for; the first of each part is the default."""
@@ -81,9 +83,9 @@ def build(
             of its last blocks belong to N_task; ``"pyramid"`` (four scales, stride 2) with the same; or as published
             ``"resnet50"`` or ``"resnet101"`` (1024 channels at stride 16) with ``stride_in_1x1`` and ``frozen``, see
             `dfflib.models.resnet.ResNetFeatures`.
-        flow: F and S, ``"flownet_sr"``, ``"flownet_s"`` (width 0.5 is the paper's FlowNet Half), ``"flownet_inception"`` or
-            ``"correlation"``; with ``width`` (0.375), a factor on channels, ``input_stride`` (1; 2
-            halves the frames) and ``scale`` (True; with the scale field or without).
+        flow: F and S, ``"flownet_sr"``, ``"flownet_s"`` (width 0.5 is the paper's FlowNet Half), ``"flownet_inception"``,
+            ``"correlation"`` or ``"refined"`` (DIS flow, corrected); with ``width`` (0.375), a factor on channels,
+            ``input_stride`` (1; 2 halves the frames) and ``scale`` (True; with the scale field or without).
 
     Raises:
         DffError: a network that there is not, an argument that it does not take, a value of another type or out of its range.

@@ -40,12 +40,13 @@ class Job(NamedTuple):
         return Path(recipes.checkpoint_name(self.stage, self.seed, self.recipe)).stem
 
 
-def plan(names: Iterable[str], profile: str) -> dict[Job, set[Job]]:
+def plan(names: Iterable[str], profile: str, supplementary: bool = True) -> dict[Job, set[Job]]:
     """Every stage that the tables and figures of some recipes need, with those it starts from; the longest way first.
 
     Args:
         names: recipes.
         profile: how many steps a stage has.
+        supplementary: those too that `dfflib.training.recipes.Recipe.is_supplementary` names.
 
     Raises:
         DffError: no such recipe or profile.
@@ -57,7 +58,7 @@ def plan(names: Iterable[str], profile: str) -> dict[Job, set[Job]]:
         """A job and all before it."""
         if job not in starts:
             recipe = recipes.get(job.recipe)
-            before = [Job(recipe.owner(s), s, recipes.seed_of(s, job.seed)) for s in recipe.starts(job.stage)]
+            before = [Job(recipe.owner(s), s, recipe.seed_of(s, job.seed)) for s in recipe.starts(job.stage)]
             starts[job] = set(before)
             for other in before:
                 add(other)
@@ -65,12 +66,13 @@ def plan(names: Iterable[str], profile: str) -> dict[Job, set[Job]]:
     for name in names:
         for stage, seeds in recipes.get(name).seeds.items():
             for seed in seeds:
-                add(Job(name, stage, seed))
+                if supplementary or not recipes.get(name).is_supplementary(seed):
+                    add(Job(name, stage, seed))
 
     def steps_to_go(job: Job) -> int:
         """Steps from the beginning of a job to the end of the longest chain of jobs that wait for it."""
         later = [steps_to_go(other) for other, before in starts.items() if job in before]
-        return chosen.steps_of(job.recipe, job.stage) + max(later, default=0)
+        return recipes.get(job.recipe).steps(job.stage, chosen) + max(later, default=0)
 
     return {job: starts[job] for job in sorted(starts, key=lambda job: (-steps_to_go(job), job))}
 
@@ -94,7 +96,7 @@ def workers(jobs: int = 0) -> tuple[int, int]:
 
 
 def train_all(
-    run: Run, names: Iterable[str] = ("threshold", "shapes"), jobs: int = 0, report: Callable[[str], None] = print,
+    run: Run, names: Iterable[str] = (), jobs: int = 0, report: Callable[[str], None] = print,
     progress: bool = False,
 ) -> list[Job]:  # fmt: skip
     """Train what is not trained yet, side by side.
@@ -103,7 +105,8 @@ def train_all(
 
     Args:
         run: sizes and lengths, and the folder; every recipe names its own seeds.
-        names: recipes.
+        names: recipes; without any, those that a profile trains from nothing (`recipes.FROM_NOTHING`), and of these not what is
+            supplementary.
         jobs: stages at once; 0 chooses (`workers`).
         report: is given one line when a stage starts, and one when it is done.
         progress: show a bar over all steps, on stderr.
@@ -119,7 +122,8 @@ def train_all(
         raise DffError(f"{jobs} stages cannot be trained at once: choose 1 or more, or 0 for a number that suits.")
     profile, todo = run.profile.name, {}
     folder = paths.run_dir(profile, run.folder)
-    for job, before in plan(names, profile).items():
+    names = list(names)
+    for job, before in plan(names or recipes.FROM_NOTHING, profile, bool(names)).items():
         if not train.is_trained(run.with_seed(job.seed), job.stage, job.recipe):
             todo[job] = before
     count, threads = workers(jobs)

@@ -4,6 +4,8 @@
 stage              starts from                                 learns                                      loss
 =================  ==========================================  ==========================================  =====================
 ``keyframe``       nothing                                     N_feat, N_task                              the task, on I_k
+``frame``          N of ``keyframe``                           N_feat, N_task (the paper's *Frame*, trained   the task, on I_i
+                                                               as long as those below)
 ``flow_pretrain``  nothing                                     F                                           F: end-point error
 ``flow_detached``  N of ``keyframe``, F of ``flow_pretrain``   F, S (N frozen: the paper's *fix N*)        the task, on I_i
 ``joint``          both, or N and the detached F               N_feat, N_task, F, S (the paper's *DFF*)    the task, on I_i
@@ -23,9 +25,10 @@ from dfflib.data.pairs import Batch
 from dfflib.flow import DISFlow, multiscale_loss
 from dfflib.models.dff import DeepFeatureFlow
 
-STAGES = ("keyframe", "flow_pretrain", "flow_detached", "joint", "fix_flow", "dis")
+STAGES = ("keyframe", "flow_pretrain", "flow_detached", "joint", "frame", "fix_flow", "dis")
 PARTS = {
     "keyframe": ("feature_net.", "task_net."),
+    "frame": ("feature_net.", "task_net."),
     "flow_pretrain": ("flow_source.net.",),
     "flow_detached": ("flow_source.",),
     "fix_flow": ("feature_net.", "task_net."),
@@ -34,13 +37,14 @@ PARTS = {
 """Parts of the model that a stage's checkpoint holds; all of it for ``joint``."""
 
 PEAK_LR = {
-    "keyframe": 2e-3, "flow_pretrain": 8e-4, "flow_detached": 2e-4, "joint": 2e-4, "fix_flow": 2e-4, "dis": 2e-4,
+    "keyframe": 2e-3, "frame": 2e-4, "flow_pretrain": 8e-4, "flow_detached": 2e-4, "joint": 2e-4, "fix_flow": 2e-4,
+    "dis": 2e-4,
 }  # fmt: skip
 
 
-def for_stage(model: DeepFeatureFlow, stage: str) -> DeepFeatureFlow:
-    """The model as a stage uses it: with DIS in the place of the flow network for ``dis``."""
-    return model.with_flow(DISFlow("fast")) if stage == "dis" else model
+def for_stage(model: DeepFeatureFlow, stage: str, rival: tuple[str, int] = ("fast", 1)) -> DeepFeatureFlow:
+    """The model as a stage uses it: with DIS, of some preset and input stride, in the place of the flow network for ``dis``."""
+    return model.with_flow(DISFlow(*rival)) if stage == "dis" else model
 
 
 def learning_parameters(model: DeepFeatureFlow, stage: str) -> list[Tensor]:
@@ -64,8 +68,8 @@ def set_training_mode(model: DeepFeatureFlow, stage: str) -> None:
 
 
 def stage_scores(model: DeepFeatureFlow, stage: str, batch: Batch) -> Any:
-    """The task's scores that a stage is judged by: of the current frame, by itself (keyframe) or by way of the key frame."""
-    if stage == "keyframe":
+    """The task's scores that a stage is judged by: of the current frame, by itself (keyframe, frame) or from the key frame."""
+    if stage in ("keyframe", "frame"):
         return model.per_frame(batch.current)
     return model(batch.key, batch.current, batch.is_key)
 

@@ -16,7 +16,7 @@ from dfflib.models.dff import DeepFeatureFlow
 from dfflib.paths import CHECKPOINTS, run_dir
 from dfflib.run import Run
 from dfflib.training import recipes
-from dfflib.training.recipes import checkpoint_name, seed_of
+from dfflib.training.recipes import checkpoint_name
 from dfflib.training.stages import STAGES
 from dfflib.training.trainer import Settings, Trained, _Trainer
 
@@ -32,7 +32,7 @@ def ensure(run: Run, stage: str, recipe: str = "threshold", progress: bool = Tru
     if shipped.is_file():
         if run.profile.shipped:
             return shipped
-        if recipes.get(recipe).supplementary and not is_trained(run, stage, recipe):
+        if recipes.get(recipe).is_supplementary(run.seed) and not is_trained(run, stage, recipe):
             return shipped
     return train_stage(run, stage, recipe, progress=progress).checkpoint
 
@@ -55,7 +55,7 @@ def is_trained(run: Run, stage: str, recipe: str = "threshold") -> bool:
         if not shipped and not is_trained(run, name, owner):
             return False
         start.append(ensure(run, name, owner))
-    return _trainer(run, stage, recipe, run.profile.steps_of(recipe, stage), start).is_finished()
+    return _trainer(run, stage, recipe, wanted.steps(stage, run.profile), start).is_finished()
 
 
 def train_stage(
@@ -86,18 +86,18 @@ def train_stage(
     """
     if stage not in STAGES:
         raise DffError(f"there is no training stage {stage!r}: choose one of {', '.join(STAGES)}.")
-    starts = recipes.get(recipe).starts(stage)
+    wanted = recipes.get(recipe)
     run_dir(run.profile.name, run.folder)
-    steps = run.profile.steps_of(recipe, stage) if steps is None else steps
+    steps = wanted.steps(stage, run.profile) if steps is None else steps
     if steps < 1:
         raise DffError(f"{steps} training steps were asked for: choose 1 or more.")
-    same = run.with_seed(seed_of(stage, run.seed))
-    start = [ensure(same, name, recipe, progress) for name in starts]
+    same = run.with_seed(wanted.seed_of(stage, run.seed))
+    start = [ensure(same, name, recipe, progress) for name in wanted.starts(stage)]
     return _trainer(run, stage, recipe, steps, start, fresh).run(progress)
 
 
 def _trainer(run: Run, stage: str, recipe: str, steps: int, start: list[Path], fresh: bool = False) -> _Trainer:
-    profile, seed = run.profile, seed_of(stage, run.seed)
+    profile, seed = run.profile, recipes.get(recipe).seed_of(stage, run.seed)
     digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in start)
     settings = Settings(
         stage, seed, steps, profile.batch, profile.crop, profile.short_side, profile.max_interval, digests, recipe

@@ -162,13 +162,15 @@ class _Trainer:
         model = build(**self.recipe.model).to(memory_format=torch.channels_last)
         for path in self.start:
             checkpoints.load_into(model, path)
-        self.model = model = for_stage(model, settings.stage)
+        self.model = model = for_stage(model, settings.stage, self.recipe.rival)
         self.learning = learning_parameters(model, settings.stage)
         optimizer = torch.optim.AdamW(self.learning, lr=self.recipe.peak(settings.stage), weight_decay=1e-4)
         self.wrapped, self.optimizer = self.fabric.setup(model, optimizer)
         for method in ("per_frame", "flow_levels"):
             self.wrapped.mark_forward_method(method)
-        self.batches = {split: self.recipe.batches(settings.stage, split, self.profile) for split in ("train", "val")}
+        self.batches = {
+            split: self.recipe.batches(settings.stage, split, self.profile, self.folder) for split in ("train", "val")
+        }
         self.step, self.between_steps = 0, True
         self.rows: list[dict[str, float | None]] = []
         if self.state_file.is_file():

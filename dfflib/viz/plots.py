@@ -81,21 +81,24 @@ def accuracy_against_speed(tables: pd.DataFrame | Mapping[str, pd.DataFrame], la
 
     Args:
         tables: columns ``method, interval, fps, value``; or title -> such a table, one for each panel. A method with a single
-            row is drawn as a line across.
+            row, which runs on every frame, is a diamond with a line across.
         label: intervals to name along the first curve.
     """
     fig, panels = _panels(tables, (7.5, 4.2) if isinstance(tables, pd.DataFrame) else (6.0, 4.2))
     for axis, title, table in panels:
+        named = False
         for n, (name, rows) in enumerate(table.groupby("method", sort=False)):
             colour, line = look(str(name), n)
             rows = rows.set_index("interval").sort_index()
-            if len(rows) == 1:
-                axis.axhline(rows["value"].iloc[0], color=colour, linewidth=1, label=name)
+            if len(rows) == 1:  # it runs on every frame
+                axis.axhline(rows["value"].iloc[0], color=colour, linewidth=0.8, linestyle=":")
+                axis.plot(rows["fps"], rows["value"], "D", color=colour, markersize=6, label=name)
                 continue
             axis.plot(rows["fps"], rows["value"], line, color=colour, markersize=3, linewidth=1.2, label=name)
-            for interval in label if n == 0 else ():
+            for interval in [n for n in label if n in rows.index] if not named else ():
                 place = rows.loc[interval, "fps"], rows.loc[interval, "value"]
                 axis.annotate(f"l = {interval}", place, xytext=(2, 5), textcoords="offset points", fontsize=7)
+            named = True
         axis.set(xlabel="frames per second", ylabel="mIoU, average over offsets (%)", title=title)
         plain_log_scale(axis, "x")
         axis.legend(fontsize=7)

@@ -152,7 +152,8 @@ def check_checkpoint(path: Path, stage: str, seed: int, recipe: str, profile: pr
             other checkpoints than lie beside it; or its log is not whole.
     """
     model, about = checkpoints.describe(path)
-    steps, settings = profile.steps_of(recipe, stage), recipes.get(recipe)
+    settings = recipes.get(recipe)
+    steps = settings.steps(stage, profile)
     command = f"dfflib train {stage} --profile {profile.name} --seed {seed} --recipe {recipe} --out-dir {run}"
 
     def refusal(why: str) -> DffError:

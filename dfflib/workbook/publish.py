@@ -18,6 +18,7 @@ import pandas as pd
 
 from dfflib import profiles
 from dfflib.errors import DffError
+from dfflib.evaluation import headline
 from dfflib.evaluation.bench import summary
 from dfflib.evaluation.variants import VARIANTS
 from dfflib.locks import lock_run
@@ -26,7 +27,6 @@ from dfflib.paths import CHECKPOINTS, FIGURES, NOTEBOOKS, ROOT, RUNS, need_check
 from dfflib.results import in_markdown, read_results
 from dfflib.training.recipes import RECIPES, checkpoint_name
 from dfflib.workbook import claims, evidence
-from dfflib.workbook.reproduce import digest_of
 
 _TRAINED = {
     Path(checkpoint_name(stage, seed, recipe.name)).stem: (stage, seed, recipe.name)
@@ -80,11 +80,13 @@ def _renewed(run: Path, profile: profiles.Profile, readme: str, stage: Path) -> 
         raise DffError(f"{run} has trained {new[0]} anew, but its notebooks {', '.join(missing)} have not finished, so numbers "
                        f"here would not be of these checkpoints: run `dfflib reproduce --profile {profile.name}`.")  # fmt: skip
     proven = all((run / "checkpoints" / f"{name}.safetensors").is_file()
-                 for name, (_, _, recipe) in _TRAINED.items() if not RECIPES[recipe].supplementary)  # fmt: skip
+                 for name, (_, seed, recipe) in _TRAINED.items() if not RECIPES[recipe].is_supplementary(seed))  # fmt: skip
+    for counts in sorted((run / "counts").glob("study_counts_s*.npz")):
+        shutil.copyfile(counts, weights / counts.name)
     drawn = set(re.findall(r"figures/([\w.-]+\.(?:png|gif))", readme))
     for path in (path for paths in outputs.values() for path in paths):
         if path.suffix == ".csv":
-            target, spread = figures / "results" / path.name, path.name in (TABLES["results"][0], TABLES["methods"][0])
+            target, spread = figures / "results" / path.name, path.name in TABLES["results"][0]
             evidence.check_results(path, target, profile, spread)
             if spread and not proven and not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
                 raise DffError(f"{path} cannot be published: the checkpoints that it was measured with are not in {run}; run "
@@ -115,7 +117,7 @@ def _take_checkpoints(run: Path, profile: profiles.Profile, folder: Path) -> lis
             new.append(name)
     for name, path in here.items():  # what is as before may not start from what is new
         stage, seed, recipe = _TRAINED[name]
-        if name in new or (new and not RECIPES[recipe].supplementary):
+        if name in new or (new and not RECIPES[recipe].is_supplementary(seed)):
             evidence.check_checkpoint(path, stage, seed, recipe, profile, run)
             shutil.copyfile(path.with_suffix(".csv"), folder / f"{name}.csv")
     return new
@@ -158,14 +160,17 @@ def checkpoint_table(folder: Path = CHECKPOINTS, profile: str = "laptop") -> str
     lines = [
         "# Shipped checkpoints",
         "",
-        "Written by `dfflib publish` from the files' own headers. Files named `shapes_` were trained on the Shapes world",
-        "(medium level, 128x128, seeds of the train part), the others on the train parts of the three sample clips with",
-        "intensity-threshold labels (their `flow_pretrain`: on frames moved by a known flow), `camvid_` on nine tenths of",
-        "CamVid's training split. `flow_pretrain` is shared by all seeds. The metric is mIoU on the validation part, for",
-        "`flow_pretrain` the end-point error in pixels. A file holds the parts that its stage trains, in half precision.",
-        f"Each is made again, on a CPU, by {command}, where the name is",
-        "`RECIPE_STAGE_sSEED`; without a recipe in its name it is `threshold`, the default; all of them are made by",
-        f"`dfflib train-all --profile {profile}`. Beside each lies its log.",
+        "Written by `dfflib publish` from the files' own headers. Files named `study_` and `shapes_` were trained on the",
+        "Shapes world (study and medium level, 128x128, seeds of the train part), the others on the train parts of the three",
+        "sample clips with intensity-threshold labels (their `flow_pretrain`: on frames moved by a known flow), `camvid_` on",
+        "nine tenths of CamVid's training split. `flow_pretrain` is shared by all seeds, and so is `study_keyframe`. The",
+        "metric is mIoU on the validation part, for `flow_pretrain` the end-point error in pixels. A file holds the parts that",
+        f"its stage trains, in half precision. Each is made again, on a CPU, by {command},",
+        "where the name is `RECIPE_STAGE_sSEED`; without a recipe in its name it is `threshold`, the default; all of them are",
+        f"made by `dfflib train-all --profile {profile}`. Beside each lies its log; `study_counts_sSEED.npz` holds what each",
+        "variant of the study got right, scene by scene (`dfflib.evaluation.variants`). The same command gives the same",
+        "weights, bit for bit, with one thread (`OMP_NUM_THREADS=1`) on the same kind of processor with the same versions;",
+        "SHA-256 is of the tensors, and `dfflib train` prints it.",
         "",
         "| file | steps | metric | seconds | device | MB | SHA-256 |",
         "|---|---|---|---|---|---|---|",
@@ -179,7 +184,9 @@ def checkpoint_table(folder: Path = CHECKPOINTS, profile: str = "laptop") -> str
                 f"the header of {path} does not say how it was trained ({error}): restore the file."
             ) from None
         size = f"{path.stat().st_size / 1e6:.1f}"
-        lines.append(f"| `{in_markdown(path.name)}` | {' | '.join(facts)} | {size} | `{digest_of(path)}` |")
+        lines.append(
+            f"| `{in_markdown(path.name)}` | {' | '.join(facts)} | {size} | `{checkpoints.as_shipped(path)[0]}` |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -248,27 +255,74 @@ def results_table(rows: pd.DataFrame, interval: int = INTERVAL) -> str:
     return "\n".join(lines)
 
 
-def methods_table(rows: pd.DataFrame, intervals: tuple[int, ...] = (5, 10)) -> str:
-    """The README's Table 4: every variant on the Shapes world, mean and standard deviation over seeds.
+def headline_table(rows: pd.DataFrame, differences: pd.DataFrame, intervals: tuple[int, ...] = (5, 10, 20)) -> str:
+    """The README's first table: accuracy and speed of one model, beside what one would run instead, and the sentence of it.
+
+    Args:
+        rows: tidy rows of ``08_headline.csv``.
+        differences: of ``08_differences.csv``.
+        intervals: l.
+    """
+    found = headline.values(rows)
+    lines = ["| | " + " | ".join(f"mIoU, l = {n} | fps, l = {n}" for n in intervals) + " |"]
+    lines.append("|---" * (1 + 2 * len(intervals)) + "|")
+    for method in headline.METHODS:
+        paces = [f"{found[key]:.0f}" if (key := (method, n, "fps")) in found else "-" for n in intervals]
+        cells = [f"{found[method, n, 'miou']:.1f} | {pace}" for n, pace in zip(intervals, paces, strict=True)]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    data, device = (in_markdown(rows[name].iloc[0]) for name in ("dataset", "device"))
+    scenes = differences.loc[differences["metric"] == "scenes", "value"].max()
+    lines += [
+        "",
+        headline.sentences(rows, differences),
+        "",
+        f"mIoU in percent over {scenes:.0f} test scenes (`{data}`, 128x128), averaged over the offsets 0 to l - 1; frames per "
+        f"second from a video file to labels, in batches, one run ({device}). *Frame* runs the network on every frame, *DFF* "
+        f"carries its scores along its flow, *copy* leaves them where they are, *exact* carries them along the true flow, "
+        f"which nobody knows; *DIS + N* was trained with classical flow; *Light* and *Lighter* are networks of a fifth and a "
+        f"sixteenth of the operations, on every frame. In brackets: where another 500 scenes would put the number.",
+    ]
+    return "\n".join(lines)
+
+
+def methods_table(rows: pd.DataFrame, differences: pd.DataFrame, intervals: tuple[int, ...] = (5, 10)) -> str:
+    """The README's Table 4: every variant of the study, and how far DFF is above it.
 
     Args:
         rows: tidy rows of ``08_methods.csv``.
+        differences: of ``08_differences.csv``.
         intervals: l; offsets 0 .. l - 1 are averaged.
     """
-    seeds, devices = _seeds_and_devices(rows)
-    last = rows.loc[rows["metric"] == "miou", "offset"].max()
-    lines = [f"| variant | {' | '.join(f'l = {n}' for n in intervals)} | offset {last} alone |"]
-    lines.append("|---" * (len(intervals) + 2) + "|")
-    for method in (name for name in VARIANTS if name in set(rows["method"])):
-        by_seed = _by_seed(rows, method)
-        found = [by_seed[list(range(n))].mean(axis="columns") for n in intervals] + [by_seed[last]]
-        lines.append(f"| {method} | {' | '.join(map(_mean_and_spread, found))} |")
+    miou, gaps = headline.values(rows), headline.values(differences)
+
+    def gap(method: str, n: int) -> str:
+        """DFF minus a method; the differences have it in one order or the other."""
+        for name, sign in ((f"DFF minus {method}", 1), (f"{method} minus DFF", -1)):
+            if (name, n, "difference") in gaps:
+                value, *ends = (sign * gaps[name, n, part] for part in ("difference", "low", "high"))
+                return f"{value:+.1f} [{min(ends):+.1f}, {max(ends):+.1f}]"
+        return "-"
+
+    head = [*(f"l = {n}" for n in intervals), *(f"DFF minus it, l = {n}" for n in intervals)]
+    lines = [f"| variant | {' | '.join(head)} |"]
+    lines.append("|---" * (2 * len(intervals) + 1) + "|")
+    for method in (name for name in VARIANTS if (name, intervals[0], "miou") in miou):
+        cells = [f"{miou[method, n, 'miou']:.1f}" for n in intervals] + [gap(method, n) for n in intervals]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    seeds = [int(value) for value in rows.loc[rows["metric"] == "seeds", "value"]]
+    counted = (
+        f"{min(seeds)} to {max(seeds)} seeds" if min(seeds) < max(seeds) else f"{seeds[0]} seed{'s' * (seeds[0] != 1)}"
+    )
+    scenes = differences.loc[differences["metric"] == "scenes", "value"].max()
+    data, device = (in_markdown(rows[name].iloc[0]) for name in ("dataset", "device"))
     lines += [
         "",
-        f"mIoU in percent, mean ± standard deviation over {len(seeds)} seeds, Shapes world, medium level, 128x128, test scenes "
-        f"({devices}). *Frame* runs N on every frame; *SFF* is classical flow (DIS, fastest and slowest preset); *separate*, "
-        f"*fix N*, *fix F* and *DFF* are the paper's ways to train; *copy* and *exact* (the true flow, hidden pixels left "
-        f"out) use the network of *DFF*; *DIS + N* is ours. *l* averages the offsets 0 to l - 1, as the paper does.",
+        f"mIoU in percent, averaged over the offsets 0 to l - 1; {counted}, {scenes:.0f} test scenes (`{data}`, 128x128; "
+        f"{device}). In brackets: where another 500 scenes would put a difference in 95 of 100 cases. *Frame* runs N on every "
+        f"frame; *SFF* is classical flow (DIS, fastest and slowest preset); *separate*, *fix N*, *fix F* and *DFF* are the "
+        f"paper's ways to train; *without S* is trained without the scale field, *DFF, S = 1* leaves it out afterwards; *DFF's "
+        f"N*, *copy* and *exact* (the true flow, hidden pixels left out) use the network of *DFF*; *DIS + N*, *Light* and "
+        f"*Lighter* are ours.",
     ]
     return "\n".join(lines)
 
@@ -301,10 +355,13 @@ def speed_table(rows: pd.DataFrame, interval: int = 10) -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]]
-TABLES = {"results": ("07_by_offset.csv", results_table), "methods": ("08_methods.csv", methods_table),
-          "speed": ("10_bench.csv", speed_table)}  # fmt: skip
-"""Name of a block of the README -> the result file and the function that make it."""
+TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
+    "headline": (("08_headline.csv", "08_differences.csv"), headline_table),
+    "results": (("07_by_offset.csv",), results_table),
+    "methods": (("08_methods.csv", "08_differences.csv"), methods_table),
+    "speed": (("10_bench.csv",), speed_table),
+}
+"""Name of a block of the README -> the result files and the function that make it."""
 
 
 def begin_of(name: str) -> str:
@@ -322,15 +379,16 @@ def with_results(readme: str, folder: Path | None = None) -> str:
     Raises:
         DffError: the README lacks the two markers of a table, or a result file lacks rows that its table needs.
     """
-    for name, (file, table) in TABLES.items():
-        path, begin = (folder or FIGURES / "results") / file, begin_of(name)
-        if not path.is_file():
+    for name, (files, table) in TABLES.items():
+        paths, begin = [(folder or FIGURES / "results") / file for file in files], begin_of(name)
+        path = paths[0]
+        if not all(file.is_file() for file in paths):
             continue
         if begin not in readme or END not in readme.split(begin, 1)[1]:
             raise DffError(f"{README} lacks the lines {begin!r} and {END!r}: put them where the table belongs.")
         before, rest = readme.split(begin, 1)
         try:
-            shown = table(read_results(path))
+            shown = table(*map(read_results, paths))
         except (LookupError, ValueError, TypeError, ArithmeticError) as error:
             raise DffError(f"{path} lacks rows of the README's table ({str(error).splitlines()[0]}): run its notebook again."
                            ) from error  # fmt: skip

@@ -28,7 +28,7 @@ PUBLISHED_COLUMNS = tuple(_FORMAT)
 def _read_published(paper: str) -> pd.DataFrame:
     path = PUBLISHED / f"{paper}.csv"
     if not path.is_file():
-        papers = ", ".join(sorted(file.stem for file in PUBLISHED.glob("*.csv")))
+        papers = ", ".join(sorted(file.stem for file in PUBLISHED.glob("*.csv") if file.stem != "rules"))
         raise DffError(f"there are no published numbers of {paper!r} ({path}): choose one of {papers}.")
     rows = read_table(path, _FORMAT, "no file of published numbers", "restore it with `git checkout data/published`")
     return rows.astype({"interval": "Int64"})

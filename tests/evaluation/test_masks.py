@@ -71,7 +71,7 @@ def test_ghosts_by_hand():
     clip = ShapesClip(2_000_018, "medium", (96, 128), 14)
     i, k = 9, 5
     truth, start = clip.masks[i] > 0, clip.masks[k] > 0
-    plain, knowing = (carry(start, source.at(clip, i, [k]).flow) for source in (ExactFlow(), ExactFlow(True)))
+    plain, knowing = (carry(start, source.at(clip, [i], [k]).flow) for source in (ExactFlow(), ExactFlow(True)))
     occluded = clip.occluded(i, k)
     assert not knowing[occluded].any() and torch.equal(knowing[~occluded], plain[~occluded])
     ghosts = plain & occluded & ~truth

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dfflib.errors import DffError
-from dfflib.evaluation.scenes import Bootstrap, Interval, SceneCounts, differences
+from dfflib.evaluation.scenes import Bootstrap, Interval, SceneCounts, by_offset, differences, measured
 from dfflib.metrics import ConfusionMatrix
 
 
@@ -23,7 +23,7 @@ def counted(rng, scenes, wrong, truths=None):
         hard = rng.uniform(0.5, 1.5)
         for method, share in wrong.items():
             results = [labels(rng, truth, share * hard * (1 + offset)) for offset in range(2)]
-            found.count(scene, method, results, torch.from_numpy(truth))
+            found.count(scene, method, torch.cat(results), torch.from_numpy(truth).expand(2, -1, -1))
     return found
 
 
@@ -33,7 +33,7 @@ def test_iou_is_that_of_one_confusion_matrix_over_all_scenes():
     results = torch.from_numpy(rng.integers(3, size=(4, 1, 5, 7)))
     found, matrix = SceneCounts.empty(["a"], 1, 4, 3), ConfusionMatrix(3)
     for scene in range(4):
-        found.count(scene, "a", [results[scene]], truths[scene])
+        found.count(scene, "a", results[scene], truths[scene])
         matrix.update(results[scene], truths[scene])
     assert found.iou("a", np.ones((1, 4)))[0, 0] == pytest.approx(100 * matrix.miou(), abs=1e-6)
     twice = ConfusionMatrix(3)
@@ -44,7 +44,7 @@ def test_iou_is_that_of_one_confusion_matrix_over_all_scenes():
 
 def test_a_class_that_is_nowhere_does_not_count():
     found = SceneCounts.empty(["a"], 1, 1, 5)
-    found.count(0, "a", [torch.zeros(1, 2, 2, dtype=torch.int64)], torch.zeros(1, 2, 2, dtype=torch.int64))
+    found.count(0, "a", torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(1, 2, 2, dtype=torch.int64))
     assert found.iou("a", np.ones((1, 1)))[0, 0] == 100
 
 
@@ -59,15 +59,43 @@ def test_counts_survive_their_file(tmp_path):
         SceneCounts.load(tmp_path / "counts.npz")
 
 
-def test_methods_of_one_offset_stand_beside_others():
-    rng = np.random.default_rng(2)
-    truths = [rng.integers(3, size=(1, 6, 6)) for _ in range(2)]
-    far, near = (counted(rng, 2, {name: 0.2}, truths) for name in ("a", "b"))
-    near = SceneCounts(near.methods, near.hit[:, :1], near.given[:, :1], near.true)
-    both = far.beside(near)
-    assert both.methods == ("a", "b") and (both.hit[1] == near.hit[0]).all()
-    with pytest.raises(DffError, match="different scenes"):
-        far.beside(counted(rng, 2, {"b": 0.2}))
+def test_offsets_have_labels_of_their_own():
+    rng = np.random.default_rng(6)
+    truths, results = (torch.from_numpy(rng.integers(3, size=(2, 5, 7))) for _ in range(2))
+    found = SceneCounts.empty(["a", "near"], 2, 1, 3)
+    found.count(0, "a", results, truths)
+    found.count(0, "near", results[:1], truths[:1])
+    for offset in range(2):
+        matrix = ConfusionMatrix(3)
+        matrix.update(results[offset], truths[offset])
+        assert found.iou("a", np.ones((1, 1)))[0, offset] == pytest.approx(100 * matrix.miou(), abs=1e-6)
+    assert found.offsets("near") == 1 and found.iou("near", np.ones((1, 1))).shape == (1, 1)
+    with pytest.raises(DffError, match="near was measured at 1 offsets only, not at 2"):
+        Bootstrap({0: found}).miou("near", 2)
+    table = measured(Bootstrap({0: found}), ["a", "near"], (1, 2))
+    assert set(table.loc[table["method"] == "near", "interval"]) == {1}
+    alone = by_offset(found).set_index(["method", "offset"])["value"]
+    assert len(alone) == 3 and alone["a", 1] == pytest.approx(found.iou("a", np.ones((1, 1)))[0, 1], abs=1e-4)
+
+
+def test_parts_make_the_whole():
+    rng = np.random.default_rng(7)
+    truths = [rng.integers(3, size=(1, 6, 6)) for _ in range(5)]
+    whole = counted(np.random.default_rng(8), 5, {"a": 0.2}, truths)
+    total = SceneCounts.empty(["a"], 2, 5, 3)
+    total.put(0, whole.first(2))
+    rest = SceneCounts(whole.methods, whole.hit[:, :, 2:], whole.given[:, :, 2:], whole.true[:, 2:])
+    total.put(2, rest)
+    for name in ("hit", "given", "true"):
+        assert (getattr(total, name) == getattr(whole, name)).all()
+
+
+def test_the_last_offset_stands_below_the_average():
+    bootstrap = Bootstrap({0: counted(np.random.default_rng(9), 40, {"a": 0.1})}, others=40)
+    found = bootstrap.average_above_last("a", 2)
+    assert found.low > 0 and found.value == pytest.approx(
+        bootstrap.miou("a", 2).value - bootstrap.miou("a", 2, last=True).value, abs=1e-4
+    )
 
 
 def test_a_difference_is_paired():

@@ -458,12 +458,12 @@ def test_unknown_truth_takes_no_part_in_errors_and_losses(unknown):
 def test_exact_flow_is_that_of_the_frames_asked_about():
     clip = ShapesClip(5, "medium", (32, 48), 8).window(1, 8)
     exact, plain = ExactFlow(), ZeroFlow()
-    one, other = exact.at(clip, 5, [4, 0]), exact.at(clip, 3, [2])
+    one, other = exact.at(clip, [5, 5], [4, 0]), exact.at(clip, [3], [2])
     images = torch.zeros(2, 3, 32, 48)
     assert torch.equal(one(images, images, (32, 48))[0], torch.stack([clip.flow(5, 4), clip.flow(5, 0)]))
     assert torch.equal(other.image_flow(images[:1], images[:1])[0], clip.flow(3, 2))
-    left_out = Ablated(exact, flow=False).at(clip, 5, [4])
+    left_out = Ablated(exact, flow=False).at(clip, [5], [4])
     assert not left_out(images[:1], images[:1], (32, 48))[0].any()
-    assert plain.at(clip, 5, [4]) is plain and Ablated(plain).at(clip, 5, [4]).source is plain
+    assert plain.at(clip, [5], [4]) is plain and Ablated(plain).at(clip, [5], [4]).source is plain
     with pytest.raises(DffError, match="has no flow"):
-        exact.at(Clip("plain", torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), 1, [0])
+        exact.at(Clip("plain", torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), [1], [0])

@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -59,9 +60,17 @@ def test_plan_holds_all_that_ships_and_all_that_it_starts_from():
 
 
 def test_plan_puts_the_longest_way_first():
-    plan = list(train_all.plan(("threshold", "shapes"), "laptop"))
-    assert plan[0] == Job("shapes", "flow_pretrain", 0)
-    assert plan.index(Job("shapes", "keyframe", 2)) < plan.index(Job("shapes", "joint", 0))
+    plan = list(train_all.plan(("threshold", "study"), "laptop"))
+    assert plan[0] == Job("study", "flow_pretrain", 0)
+    assert plan.index(Job("study", "keyframe", 0)) < plan.index(Job("study", "joint", 0))
+
+
+def test_what_is_supplementary_can_be_left_out(monkeypatch):
+    seeds = dict(keyframe=(0,), flow_pretrain=(0,), joint=(0, 1))
+    monkeypatch.setitem(recipes.RECIPES, "study", replace(recipes.get("study"), seeds=seeds))
+    both, one = (train_all.plan(["study"], "laptop", everything) for everything in (True, False))
+    assert both.keys() - one.keys() == {Job("study", "joint", 1)}
+    assert not train_all.plan(["study_light"], "laptop", False)
 
 
 def test_plan_knows_what_is_shared():

@@ -1,6 +1,7 @@
 """Recipes: every stage of every recipe trains, starts from what it says, and learns what it says."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,16 +22,24 @@ SMALL = dict(task=dict(num_classes=8), features=dict(channels=8), flow=dict(name
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    steps = dict.fromkeys(STAGES, 2)
-    profile = Profile("tiny", "for tests", batch=2, max_interval=4, seeds=(0,), shapes_steps=steps)
+    steps = dict.fromkeys((*STAGES, "light"), 2)
+    profile = Profile(
+        "tiny", "for tests", batch=2, max_interval=4, seeds=(0,), shapes_steps=steps, study_steps=steps, scenes=6
+    )
     monkeypatch.setitem(profiles.PROFILES, "tiny", profile)
     monkeypatch.setattr(recipes, "SHAPES_SIZE", (32, 48))
     monkeypatch.setitem(recipes.RECIPES, "shapes", replace(recipes.RECIPES["shapes"], model=SMALL))
+    monkeypatch.setattr(recipes, "STUDY_CROP", (24, 24))
+    for name, recipe in recipes.RECIPES.items():
+        if name.startswith("study"):
+            narrow = dict(features=dict(name="pyramid", channels=4), flow=recipe.model["flow"] | dict(width=0.25))
+            monkeypatch.setitem(recipes.RECIPES, name, replace(recipe, model=recipe.model | narrow))
     monkeypatch.setattr(trainer, "VALIDATION_BATCHES", 1)
+    monkeypatch.setattr(train, "CHECKPOINTS", Path("nowhere"))
 
 
-def go(stage, folder, **options):
-    return train.train_stage(Run.of("tiny", 0, folder), stage, "shapes", progress=False, **options)
+def go(stage, folder, recipe="shapes", seed=0, **options):
+    return train.train_stage(Run.of("tiny", seed, folder), stage, recipe, progress=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +47,20 @@ def trained(tmp_path_factory):
     return tmp_path_factory.mktemp("shapes")
 
 
+@pytest.mark.parametrize("recipe, level", [("shapes", "medium"), ("study", "study")])
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_trains_on_shapes_and_learns_its_parts(trained, stage):
-    done = go(stage, trained)
-    assert done.checkpoint.name == f"shapes_{stage}_s0.safetensors" and done.checkpoint.is_file()
+def test_every_stage_trains_on_shapes_and_learns_its_parts(trained, monkeypatch, stage, recipe, level):
+    if recipe == "study":
+        monkeypatch.setattr(recipes, "SHAPES_SIZE", (32, 32))
+    done = go(stage, trained, recipe)
+    assert done.checkpoint.name == f"{recipe}_{stage}_s0.safetensors" and done.checkpoint.is_file()
     header = checkpoints.describe(done.checkpoint)[1]
-    assert "Shapes world, medium level" in header["data"]
+    assert f"Shapes world, {level} level" in header["data"]
     now = checkpoints.load_weights(done.checkpoint)
     assert now and all(name.startswith(PARTS.get(stage, ("",))) for name in now)
     before = {}
-    for start in recipes.get("shapes").starts(stage):
-        before |= checkpoints.load_weights(train.ensure(Run.of("tiny", 0, trained), start, "shapes"))
+    for start in recipes.get(recipe).starts(stage):
+        before |= checkpoints.load_weights(train.ensure(Run.of("tiny", 0, trained), start, recipe))
     changed = {name for name in now if name in before and not torch.equal(now[name], before[name])}
     frozen = {"flow_detached": ("feature_net.", "task_net."), "fix_flow": ("flow_source.",)}.get(stage, ("none",))
     assert not any(name.startswith(frozen) for name in changed)
@@ -68,22 +80,44 @@ def test_the_number_of_worker_processes_changes_nothing(tmp_path, monkeypatch):
 
 
 def test_batches_of_the_key_frame_stage_are_single_frames():
-    batch = recipes.get("shapes").batches("keyframe", "val", profiles.get("tiny")).batch(3, 0, 0)
+    shapes, tiny = recipes.get("shapes"), profiles.get("tiny")
+    batch = shapes.batches("keyframe", "val", tiny, Path()).batch(3, 0, 0)
     assert batch.is_key.all() and torch.equal(batch.key, batch.current)
-    pairs = recipes.get("shapes").batches("joint", "train", profiles.get("tiny")).batch(16, 0, 0)
+    pairs = shapes.batches("joint", "train", tiny, Path()).batch(16, 0, 0)
     assert not pairs.is_key.all() and pairs.flow is not None
 
 
 def test_dis_takes_the_place_of_the_flow_network():
     model = build(**SMALL)
     assert for_stage(model, "joint") is model
-    assert type(for_stage(model, "dis").flow_source).__name__ == "DISFlow"
+    dis = for_stage(model, "dis", ("dense", 2)).flow_source
+    assert type(dis).__name__ == "DISFlow" and (dis.preset, dis.input_stride) == ("dense", 2)
+
+
+def test_ways_to_train_are_compared_at_equal_training():
+    """Every N of the study has as many steps on the same frames, and every stage that compares learns at one rate."""
+    study, later = recipes.get("study"), ("frame", "flow_detached", "joint", "fix_flow", "dis")
+    for profile in profiles.PROFILES.values():
+        if profile.name != "tiny":
+            assert len({study.steps(stage, profile) for stage in later}) == 1
+    assert len({study.peak(stage) for stage in later}) == 1
+    assert {stage: study.starts(stage)[0] for stage in later} == dict.fromkeys(later, "keyframe") | {
+        "flow_detached": "frame"
+    }
+    assert [study.seed_of(stage, 2) for stage in STAGES] == [0, 0, 2, 2, 2, 2, 2]
+    assert study.is_supplementary(1) and not study.is_supplementary(0)
+
+
+def test_light_networks_have_a_length_of_their_own():
+    laptop = profiles.get("laptop")
+    assert recipes.get("study_light").steps("keyframe", laptop) == laptop.study_steps["light"]
+    assert recipes.get("study").steps("keyframe", laptop) == laptop.study_steps["keyframe"]
 
 
 def test_recipes_by_name():
     assert recipes.get("threshold").prefix == "" and recipes.get("shapes").prefix == "shapes_"
     assert recipes.get("shapes").starts("joint") == ("keyframe", "flow_pretrain")
-    with pytest.raises(DffError, match="no recipe 'coco': choose one of threshold, shapes"):
+    with pytest.raises(DffError, match="no recipe 'coco': choose one of threshold, shapes, study"):
         recipes.get("coco")
 
 
@@ -121,7 +155,7 @@ def test_camvid_trains_key_frames_and_holds_a_tenth_back(tmp_path, monkeypatch):
     monkeypatch.setitem(
         recipes.RECIPES, "camvid", replace(recipes.get("camvid"), model={**SMALL, "task": dict(num_classes=11)})
     )
-    parts = {part: recipes.get("camvid").batches("keyframe", part, tiny) for part in ("train", "val")}
+    parts = {part: recipes.get("camvid").batches("keyframe", part, tiny, tmp_path) for part in ("train", "val")}
     assert len(parts["train"].frames) == 18 and len(parts["val"].frames) == 2
     assert not set(parts["train"].frames) & set(parts["val"].frames)
     batch = parts["train"].batch(3, 0, 0)
@@ -134,9 +168,9 @@ def test_camvid_trains_key_frames_and_holds_a_tenth_back(tmp_path, monkeypatch):
 def test_camvid_that_is_not_there_and_stages_that_it_cannot_train(tmp_path, monkeypatch):
     monkeypatch.setenv("DFFLIB_DATA", str(tmp_path))
     with pytest.raises(DffError, match=r"CamVid is missing .* set DFFLIB_DATA"):
-        recipes.get("camvid").batches("keyframe", "train", profiles.get("tiny"))
+        recipes.get("camvid").batches("keyframe", "train", profiles.get("tiny"), tmp_path)
     with pytest.raises(DffError, match="CamVid cannot train stage 'joint'"):
-        recipes.get("camvid").batches("joint", "train", profiles.get("tiny"))
+        recipes.get("camvid").batches("joint", "train", profiles.get("tiny"), tmp_path)
 
 
 @pytest.mark.parametrize("name, copy", [("chairs", chairs), ("sintel", sintel)])
@@ -151,4 +185,4 @@ def test_flow_is_pre_trained_on_published_flow(tmp_path, monkeypatch, name, copy
     assert done.checkpoint.name == f"{name}_flow_pretrain_s0.safetensors"
     assert "published optical flow" in checkpoints.describe(done.checkpoint)[1]["data"]
     with pytest.raises(DffError, match="cannot train stage 'joint': it has flow but no labels"):
-        recipes.get(name).batches("joint", "train", profiles.get("tiny"))
+        recipes.get(name).batches("joint", "train", profiles.get("tiny"), tmp_path)

@@ -111,7 +111,7 @@ def test_seeds_differ_but_share_the_pretraining(tmp_path):
     a, b = weights(go("keyframe", tmp_path, steps=1)), weights(go("keyframe", tmp_path, steps=1, seed=1))
     assert any(not torch.equal(a[n], b[n]) for n in a)
     assert go("flow_pretrain", tmp_path, seed=3, steps=1).checkpoint.name == "flow_pretrain_s0.safetensors"
-    assert [recipes.seed_of(stage, 2) for stage in stages.STAGES] == [2, 0, 2, 2, 2, 2]
+    assert [recipes.get("threshold").seed_of(stage, 2) for stage in stages.STAGES] == [2, 0, 2, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("stage, after", [("keyframe", 3), ("keyframe", 7), ("flow_pretrain", 7), ("joint", 6)])

@@ -63,7 +63,8 @@ def test_accuracy_against_speed_has_a_line_across_for_a_single_row_and_names_int
         dict(method=["DFF", "DFF", "Frame"], interval=[2, 1, 1], fps=[20.0, 10.0, 10.0], value=[60.0, 70.0, 71.0])
     )
     axis = viz.accuracy_against_speed({"ours": table}, label=[2]).axes[0]
-    curve, across = axis.lines
+    curve, across, point = axis.lines
+    assert (point.get_xdata(), point.get_ydata()) == ([10], [71])
     assert curve.get_xdata().tolist() == [10, 20] and curve.get_ydata().tolist() == [70, 60]
     assert list(across.get_ydata()) == [71, 71] and axis.get_xscale() == "log" and axis.get_title() == "ours"
     assert [(text.get_text(), text.xy) for text in axis.texts] == [("l = 2", (20, 60))]

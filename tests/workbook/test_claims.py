@@ -9,13 +9,13 @@ import pytest
 
 from dfflib.errors import DffError
 from dfflib.paths import PUBLISHED
-from dfflib.results import COLUMNS
+from dfflib.results import COLUMNS, in_markdown
 from dfflib.workbook import claim_rules, claims, published
-from dfflib.workbook.claim_rules import paired
+from dfflib.workbook.claim_rules import gap
 from dfflib.workbook.claims import ledger, write_ledger
 from dfflib.workbook.published import one, published_by_offset
 
-PAPERS = sorted(path.stem for path in PUBLISHED.glob("*.csv"))
+PAPERS = sorted(path.stem for path in PUBLISHED.glob("*.csv") if path.stem != "rules")
 BOTTOM, TOP = "Figure 3 (bottom)", "Figure 3 (top)"
 R101 = dict(method="DFF", feature_net="ResNet-101", flow_net="FlowNet")
 HEAVY = claims.HEAVY
@@ -104,29 +104,23 @@ def test_no_published_number_is_typed_in_code():
 # Results, made up.
 
 
-def tidy(rows, unit="%", dataset="shapes/medium/test"):
-    table = pd.DataFrame(rows, columns=["method", "metric", "interval", "offset", "seed", "value"])
+def tidy(rows, unit="%", dataset="shapes/study/test"):
+    table = pd.DataFrame(rows, columns=["method", "metric", "interval", "value"])
     return table.assign(unit=unit, dataset=dataset, experiment="made up", device="cpu").reindex(columns=COLUMNS)
 
 
-def accuracy(fall, seeds=3, noise=0.1, offsets=20):
-    """90 minus ``fall[method]`` points, which is one number for all offsets, or one for each (the last one goes on)."""
-    rows = []
-    for method, by in fall.items():
-        by = [by] if np.isscalar(by) else by
-        for seed in range(seeds):
-            wobble = noise * (seed - 1) * (1 if method == next(iter(fall)) else -1)
-            rows += [(method, "miou", offsets, d, seed, 90 - by[min(d, len(by) - 1)] + wobble) for d in range(offsets)]
-    return tidy(rows)
+def difference(method, other, interval, low, high, seeds=3):
+    values = dict(difference=(low + high) / 2, low=low, high=high, seeds=seeds)
+    return tidy([(f"{method} minus {other}", name, interval, value) for name, value in values.items()], "points")
 
 
 def counts(values, metric, unit="ratio", interval=None):
-    return tidy([(m, metric, interval, None, None, v) for m, v in values.items()], unit, "frames 1024x2048")
+    return tidy([(m, metric, interval, v) for m, v in values.items()], unit, "frames 1024x2048")
 
 
-def speedups(measured, predicted, interval=5, method=claims.PUBLISHED_PAIR):
+def speedups(measured, predicted, interval=5, method="FlowNet"):
     kinds = (("measured", measured), ("predicted", predicted))
-    return tidy([(method, f"speedup_{k}", interval, None, None, v) for k, v in kinds], "x", "random frames")
+    return {"10_bench": tidy([(method, f"speedup_{k}", interval, v) for k, v in kinds], "x", "random frames")}
 
 
 def flops(net, factor):
@@ -135,62 +129,76 @@ def flops(net, factor):
     return {"08_flops": counts(dict(zip(names, factor * rows["value"])), "inverse_r")}
 
 
-def methods(**fall):
-    return {"08_methods": accuracy({name.replace("_", " "): value for name, value in fall.items()})}
+def order(better, worse, interval, file="08_differences"):
+    """An order: kept over seeds, kept with one seed, not told, turned round."""
+    bounds = ((1, 3, 3), (1, 3, 1), (-1, 3, 3), (-3, -1, 3))
+    return [{file: difference(better, worse, interval, *each)} for each in bounds]
 
 
-def pair(better, worse, file="08_methods"):
-    """An order: kept by every seed, on the mean alone, turned round."""
-    good = {file: accuracy({better: 1, worse: 3})}
-    return good, {file: accuracy({better: 1, worse: 1.1}, noise=2)}, {file: accuracy({better: 3, worse: 1})}
+def drop(reference, method, interval, bound, file="08_differences"):
+    bounds = ((-1, bound, 2), (-1, bound, 1), (bound - 1, bound + 1, 2), (bound + 0.1, bound + 1, 2))
+    return [{file: difference(reference, method, interval, *each)} for each in bounds]
 
 
-def lighter(name):
-    def files(loss, ms):
-        return {
-            "07_curves": accuracy({HEAVY: 0, name: loss}),
-            "07_runtime": counts({HEAVY: 10, name: ms}, "non-key", "ms"),
-        }
-
-    return files(1, 5), files(3.5, 5), files(1, 11)
+def lighter(name, bound):
+    """The last two lose too much, and take longer."""
+    return [
+        files | {"07_runtime": counts({HEAVY: 10, name: ms}, "non-key", "ms")}
+        for files, ms in zip(drop(HEAVY, name, 5, bound, "07_differences"), (5, 5, 5, 5), strict=True)
+    ]
 
 
-def splits(accuracies, fps):
-    names = [f"N_task of {n} layers" for n in (5, 1, 12)]
-    fps = counts(dict(zip(names, fps)), "fps", "fps", 5)
-    return {"08_split": pd.concat([accuracy(dict(zip(names, accuracies))), fps])}
+def splits(*bounds):
+    names = [f"N_task of {n} layers" for n in (1, 5, 9)]
+    rows = [difference(names[0], other, 5, *each) for other, each in zip(names[1:], bounds, strict=True)]
+    return {"08_choices": pd.concat(rows)}
+
+
+def paces(*fps):
+    return {
+        "08_choices": counts(
+            {f"N_task of {n} layers": v for n, v in zip((5, 1, 12), fps, strict=True)}, "fps", "fps", 5
+        )
+    }
+
+
+def curve(fall, seeds=3):
+    rows = [("DFF", "miou", n, 90 - by) for n, by in enumerate(fall, 1)]
+    return {"08_methods": pd.concat([tidy(rows), tidy([("DFF", "seeds", len(fall), seeds)], "count")])}
 
 
 STEPS = [0, 0.2, 1.4, 2.5, 4.6, 6.4, 8.5, 10, 11.6, 13.6]
-SUDDEN = [0, 12, 12, 12, 12]
-CASES = {  # claim: results that agree, agree in direction, disagree
-    "flops-flownet": [flops("FlowNet", f) for f in (1.02, 0.9, 2)],
-    "flops-half": [flops("FlowNet Half", f) for f in (0.98, 1.2, 0.5)],
-    "flops-inception": [flops("FlowNet Inception", f) for f in (1, 0.8, 0.7)],
-    "formula": [{"08_runtime": speedups(3, 3 * f)} for f in (0.95, 1.2, 1.5)],
-    "speedup-l5": [{"08_runtime": speedups(s, 3)} for s in (3.6, 1.2, 0.9)],
-    "speedup-l10": [{"08_runtime": speedups(s, 3, 10)} for s in (4.6, 1.2, 0.9)],
-    "loss-l5": [methods(Frame=0, DFF=f) for f in (1.5, 3, 5)],
-    "flow-matters": [methods(Frame=0, DFF=1, copy=f) for f in (5, 2, 0.5)],
-    "sff-l5": pair("DFF", "SFF slow"),
-    "sff-l10": pair("DFF", "SFF slow"),
-    "sff-slow": pair("SFF slow", "SFF fast"),
-    "last-offset": [methods(DFF=STEPS), {"08_methods": accuracy({"DFF": STEPS}, seeds=1)}, methods(DFF=STEPS[::-1])],
-    "fix-n": pair("DFF", "fix N"),
-    "fix-f": pair("DFF", "fix F"),
-    "separate": pair("DFF", "separate"),
-    "flow-first": pair("fix N", "fix F"),
-    "pre-training": pair("SFF slow", "separate"),
-    "pairs": [methods(Frame=0, DFF=[f, 20]) for f in (-1, 1.5, 3)],
-    "split": [splits(a, (1, 2, 3)) for a in ((0, 0.5, 0.2), (0, 1.5, 0), (0, 0, 3))],
-    "split-speed": [splits((0, 0, 0), f) for f in ((4, 6, 3), (2, 6, 3), (5, 2, 3))],
-    "gradual": [{"07_curves": accuracy({HEAVY: f})} for f in (STEPS, SUDDEN, SUDDEN[::-1])],
-    "large-n": pair(HEAVY, "small + correlation", "07_curves"),
-    "light-half": lighter(f"{HEAVY} half size"),
-    "light-inception": lighter("large + flownet_inception"),
-    "scale": [{"08_scale": accuracy({"DFF": 0, "DFF, S = 1": f})} for f in (0.5, 1.5, 2.5)],
-    "half-size": [{"08_flow_input": accuracy({"full size": 0, "half size": f})} for f in (0.5, 1.5, 2.5)],
-}
+SUDDEN = [0, *[12] * 9]
+BOTH = {
+    "flow-matters": ("DFF", "copy"), "sff": ("DFF", "SFF slow"), "sff-slow": ("SFF slow", "SFF fast"),
+    "fix-n": ("DFF", "fix N"), "fix-f": ("DFF", "fix F"), "separate": ("DFF", "separate"), "flow-first": ("fix N", "fix F"),
+    "pre-training": ("SFF slow", "separate"),
+}  # fmt: skip
+CASES = {  # claim: results that agree, agree in direction, leave it undecided (None: that cannot be), disagree
+    "flops-flownet": [flops("FlowNet", 1.02), flops("FlowNet", 0.9), None, flops("FlowNet", 2)],
+    "flops-half": [flops("FlowNet Half", 0.98), flops("FlowNet Half", 1.2), None, flops("FlowNet Half", 0.5)],
+    "flops-inception": [flops("FlowNet Inception", 1), flops("FlowNet Inception", 0.8), None, flops("FlowNet Inception", 0.7)],
+    "formula": [speedups(3, 2.85), speedups(3, 3.6), None, speedups(3, 4.5)],
+    "speedup-l5": [speedups(3.7, 3), speedups(3.6, 3), None, speedups(0.9, 3)],
+    "speedup-l10": [speedups(5, 3, 10), speedups(1.2, 3, 10), None, speedups(0.9, 3, 10)],
+    "loss-l5": drop("Frame", "DFF", 5, 1.9),
+    "loss-l10": drop("Frame", "DFF", 10, 6.1),
+    "own-l5": drop("DFF's N", "DFF", 5, 1.8),
+    "own-l10": drop("DFF's N", "DFF", 10, 5.9),
+    **{f"{id}-l{n}": order(*pair, n) for id, pair in BOTH.items() for n in (5, 10)},
+    "last-offset": order("DFF", "DFF at its last offset", 5),
+    "pairs": drop("Frame", "DFF's N", 1, 0.1),
+    "split": [splits((-0.3, 0.4, 2), (-0.1, 0.1, 2)), splits((0, 0.4, 1), (0, 0.1, 2)), splits((0, 0.5, 2), (0, 0.1, 2)),
+              splits((0, 0.3, 2), (-2, -1, 2))],
+    "split-speed": [paces(4, 6, 3), paces(2, 6, 3), None, paces(5, 2, 3)],
+    "gradual": [curve(STEPS), curve(STEPS, 1), None, curve(SUDDEN)],
+    "large-n": order(HEAVY, "small + correlation", 10, "07_differences"),
+    "light-half": lighter(f"{HEAVY} half width", 1),
+    "light-inception": lighter("large + flownet_inception", 1.3),
+    "scale": drop("DFF", "without S", 5, 1),
+    "half-size": drop("full size", "half size", 5, 1, "08_choices"),
+}  # fmt: skip
+VERDICT_CASES = [(name, n) for name, cases in CASES.items() for n, case in enumerate(cases) if case]
 
 
 def save(folder, files):
@@ -201,13 +209,12 @@ def save(folder, files):
 
 
 def test_there_are_cases_for_every_claim():
-    assert list(CASES) == list(ALL) and len(ALL) >= 14
+    assert set(CASES) == set(ALL) and len(ALL) == len(claims.claims()) >= 30
     for claim in ALL.values():
         assert claim.statement.endswith(".") and claim.published and claim.rule.sentence
 
 
-@pytest.mark.parametrize("expected", range(3))
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name, expected", VERDICT_CASES)
 def test_verdict(tmp_path, name, expected):
     row = claims._line(ALL[name], save(tmp_path, CASES[name][expected]), "shapes", "")
     assert row["verdict"] == claim_rules.VERDICTS[expected], row["ours"]
@@ -228,46 +235,60 @@ def test_missing_rows_are_not_run(tmp_path, name):
         assert row["verdict"] == "not run" and row["ours"] and not row["data"]
 
 
+def test_what_takes_longer_is_no_gain(tmp_path):
+    files = CASES["light-half"][0] | {"07_runtime": counts({HEAVY: 10, f"{HEAVY} half width": 11}, "non-key", "ms")}
+    assert claims._line(ALL["light-half"], save(tmp_path, files), "shapes", "")["verdict"] == "disagrees"
+
+
+# The rules are fixed before their numbers are seen.
+
+
+def test_rules_are_those_that_were_fixed():
+    frozen = claims.frozen_rules()
+    assert list(frozen.index) == list(ALL)
+    for id, claim in ALL.items():
+        assert frozen.loc[id, "rule"] == claim.rule.sentence, f"{id} was changed after {frozen.loc[id, 'fixed']}"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", frozen.loc[id, "fixed"])
+
+
+def test_a_rule_that_was_changed_says_so(tmp_path):
+    claim = ALL["fix-f-l5"]
+    kinder = claims.Claim(**{**vars(claim), "rule": claim_rules.order("DFF", "fix F", 4)})
+    shown = claims._line(kinder, tmp_path, "shapes", "")["rule"]
+    assert "CHANGED since" in shown and claim.rule.sentence in shown
+    unknown = claims.Claim(**{**vars(claim), "id": "new"})
+    assert "not fixed yet" in claims._line(unknown, tmp_path, "shapes", "")["rule"]
+
+
 # Comparing.
 
 
-def test_paired_takes_differences_by_seed():
-    rows = accuracy({"a": [0, 2, 4], "b": 3}, noise=1)
-    gap = paired(rows, "a", "b", offsets=range(3))
-    assert gap.per_seed.tolist() == pytest.approx([-1, 1, 3])
-    assert (gap.mean, gap.std) == pytest.approx((1, 2)) and not gap.holds
-    single = paired(rows[rows["seed"] == 0], "b", "a", offsets=range(3))
-    assert single.mean == pytest.approx(1) and np.isnan(single.std) and not single.holds
-    with pytest.raises(claim_rules.MissingRows, match="no miou of c at offsets 0 to 4"):
-        paired(rows, "a", "c")
-
-
-def test_only_what_was_measured_on_the_same_frames_is_compared():
-    rows = pd.concat([accuracy({"a": 1, "b": 2}, offsets=5), accuracy({"a": 50}, offsets=10)])
-    assert paired(rows, "a", "b").mean == pytest.approx(1)
-    other = rows[(rows["method"] == "a") | (rows["seed"] > 0)]
-    assert list(paired(other, "a", "b").per_seed.index) == [1, 2]
-    averages = rows.assign(offset=np.nan)
-    with pytest.raises(claim_rules.MissingRows):
-        paired(averages, "a", "b")
+def test_a_difference_is_read_in_either_order():
+    rows = difference("a", "b", 5, 1, 2)
+    assert gap(rows, "a", "b", 5) == (1.5, 1, 2, 3) and gap(rows, "b", "a", 5) == (-1.5, -2, -1, 3)
+    assert str(gap(rows, "b", "a", 5)) == "-1.5 [-2.0, -1.0], 3 seeds"
+    for method, interval in (("a", 10), ("c", 5)):
+        with pytest.raises(claim_rules.MissingRows, match="no difference of"):
+            gap(rows, method, "b", interval)
 
 
 def test_one_data_set_is_judged(tmp_path):
-    good, bad = (CASES["fix-f"][n]["08_methods"] for n in (0, 2))
+    good, bad = (CASES["fix-f-l5"][n]["08_differences"] for n in (0, 3))
     save(
-        tmp_path, {"08_methods": pd.concat([bad.assign(dataset="camvid/val"), good, bad.assign(dataset="shapes/hard")])}
+        tmp_path,
+        {"08_differences": pd.concat([bad.assign(dataset="camvid/val"), good, bad.assign(dataset="shapes/hard")])},
     )
-    rows = {d: ledger(tmp_path, dataset=d).set_index("id").loc["fix-f"] for d in ("shapes", "camvid", "davis")}
+    rows = {d: ledger(tmp_path, dataset=d).set_index("id").loc["fix-f-l5"] for d in ("shapes", "camvid", "davis")}
     assert [row["verdict"] for row in rows.values()] == ["agrees", "disagrees", "not run"]
-    assert rows["shapes"]["data"] == "shapes/medium/test" and rows["camvid"]["data"] == "camvid/val"
+    assert rows["shapes"]["data"] == "shapes/study/test" and rows["camvid"]["data"] == "camvid/val"
 
 
 def test_ledger_of_nothing_and_of_damaged_files(tmp_path):
     table = ledger(tmp_path / "absent")
     assert list(table["id"]) == list(ALL) and set(table["verdict"]) == {"not run"}
     for text in ("", "method,value\nDFF,1\n", ",".join(COLUMNS) + "\n" + "x," * (len(COLUMNS) - 1) + "x\n"):
-        (tmp_path / "08_methods.csv").write_text(text, encoding="utf-8")
-        with pytest.raises(DffError, match=r"08_methods.csv is no file of results"):
+        (tmp_path / "08_differences.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(DffError, match=r"08_differences.csv is no file of results"):
             ledger(tmp_path)
 
 
@@ -275,18 +296,19 @@ def test_ledger_of_nothing_and_of_damaged_files(tmp_path):
 
 
 def test_page_is_a_table_that_says_what_ours_means(tmp_path):
-    folder = save(tmp_path / "laptop" / "results", CASES["fix-f"][0] | CASES["flops-flownet"][1])
+    folder = save(tmp_path / "laptop" / "results", CASES["fix-f-l5"][0] | CASES["flops-flownet"][1])
     page = write_ledger(folder, tmp_path / "claims.md").read_text(encoding="utf-8")
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(ALL)
     assert {len(re.split(r"(?<!\\)\|", line)) for line in table} == {10}
-    (row,) = (line for line in table if "**fix-f**" in line)
+    (row,) = (line for line in table if "**fix-f-l5**" in line)
     stated = [one(table="Table 4", method=m, dataset="Cityscapes", metric="miou") for m in ("DFF", "fix F")]
     assert f"DFF {stated[0]}, fix F {stated[1]}" in row
     for part in (
-        "DFF minus fix F: +2.0 ± 0.2 points",
-        "shapes/medium/test",
-        "laptop; cpu; 3 seeds",
+        in_markdown("DFF minus fix F: +2.0 [+1.0, +3.0], 3 seeds"),
+        "shapes/study/test",
+        "laptop; cpu",
+        "its whole interval (fixed 2",
         "**agrees**",
         "`08_paper_tables`",
     ):

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from dfflib import profiles
 from dfflib.cli import main
 from dfflib.errors import DffError
+from dfflib.evaluation import headline
 from dfflib.models.build import build
 from dfflib.models.checkpoints import save_checkpoint
 from dfflib.paths import CHECKPOINTS, FIGURES, NOTEBOOKS, ROOT, write_atomically
@@ -56,19 +57,42 @@ def test_table_shows_mean_spread_and_gap():
     assert "over 3 seeds" in lines[-1] and "cpu" in lines[-1]
 
 
-def test_methods_are_averaged_over_offsets_first_and_over_seeds_then():
-    values = {}
-    for seed in (0, 1):
-        for offset in range(4):
-            values[seed, offset, "copy", "miou"] = 80.0 - 10 * offset + 2 * seed
-            values[seed, offset, "DFF", "miou"] = 90.0
-            values[seed, offset, "DFF", "agreement"] = 10.0
-    lines = publish.methods_table(rows(values), intervals=(2, 4)).splitlines()
-    assert lines[0] == "| variant | l = 2 | l = 4 | offset 3 alone |"
-    assert lines[2:4] == [
-        "| DFF | 90.0 ± 0.0 | 90.0 ± 0.0 | 90.0 ± 0.0 |", "| copy | 76.0 ± 1.4 | 66.0 ± 1.4 | 51.0 ± 1.4 |"
-    ]  # fmt: skip
-    assert "over 2 seeds" in lines[-1]
+def numbers(values, unit="points"):
+    """Tidy rows with one value for (method, interval, metric)."""
+    keys = [dict(zip(("method", "interval", "metric"), key, strict=True)) for key in values]
+    made = pd.DataFrame([key | dict(value=value) for key, value in zip(keys, values.values(), strict=True)])
+    return made.assign(unit=unit, dataset="shapes/study/test", device="cpu")
+
+
+def gaps(*names, at=(5, 10), scenes=1000):
+    """Differences of 1 to 3 points."""
+    bounds = dict(difference=2.0, low=1.0, high=3.0, scenes=scenes)
+    return numbers({(name, n, metric): value for name in names for n in at for metric, value in bounds.items()})
+
+
+def test_methods_stand_beside_their_distance_from_dff():
+    values = {(name, n, "miou"): 60.0 - n for name in ("DFF", "copy") for n in (5, 10)}
+    table = numbers(values | {(name, 10, "seeds"): seeds for name, seeds in (("DFF", 3), ("copy", 1))}, "%")
+    lines = publish.methods_table(table, gaps("copy minus DFF")).splitlines()
+    assert lines[0] == "| variant | l = 5 | l = 10 | DFF minus it, l = 5 | DFF minus it, l = 10 |"
+    assert lines[2] == "| DFF | 55.0 | 50.0 | - | - |"
+    assert lines[3] == "| copy | 55.0 | 50.0 | -2.0 [-3.0, -1.0] | -2.0 [-3.0, -1.0] |"
+    assert "1 to 3 seeds, 1000 test scenes" in lines[-1] and "shapes/study/test" in lines[-1]
+
+
+def test_the_headline_names_what_it_has_and_where_a_light_network_is_ahead():
+    at = (5, 10, 20)
+    values = {(name, n, "miou"): 70.0 for name in headline.METHODS for n in at}
+    values |= {(name, n, "fps"): 40.0 * (n if name in ("DFF", "copy", "DIS + N") else 6)
+               for name in headline.METHODS if name != "exact" for n in at}  # fmt: skip
+    table = numbers(values | {("Frame", n, "fps"): 40.0 for n in at}, "%")
+    found = gaps("DFF minus Frame", "DFF minus Light", "Lighter minus DFF", at=at)
+    lines = publish.headline_table(table, found).splitlines()
+    assert lines[2] == "| Frame | 70.0 | 40 | 70.0 | 40 | 70.0 | 40 |" and "| exact | 70.0 | - |" in lines[6]
+    text = "\n".join(lines)
+    assert "5.0 times as fast at l = 5, at a loss of -2.0 points of mIoU [-3.0, -1.0]" in text
+    assert "as fast as *Light* on every frame or faster, and better, at l = 10, 20" in text
+    assert "At no interval is it both as fast as *Lighter*" in text and "over 1000 test scenes" in lines[-1]
 
 
 def test_readme_table_is_generated():
@@ -171,43 +195,43 @@ def trained(run: Path, name: str = "keyframe_s0", **changes) -> None:
     path.with_suffix(".csv").write_text(f"step,loss,lr,metric,seconds\n{steps},0.5,0.1,0.5,1.0\n", encoding="utf-8")
 
 
-METHODS, PICTURE = "results/08_methods.csv", "figures/08_methods.png"
+SHOWN, PICTURE = "results/07_by_offset.csv", "figures/07_by_offset.png"
 
 
-def redone(change, file: str = METHODS):
+def redone(change, file: str = SHOWN):
     """A result file that its notebook wrote in another way."""
     return lambda run: rewrite(run, file, change)
 
 
 def replaced(file: str, content: bytes, noted: bool = True):
     """A file with another content, of which its notebook knows or not."""
-    return lambda run: [(run / file).write_bytes(content), noted and note(run, "08_paper_tables")]
+    return lambda run: [(run / file).write_bytes(content), noted and note(run, "07_key_interval")]
 
 
-CUT = (FIGURES / METHODS).read_bytes().replace(b'2 threads",,0.1.0', b'2 threads"', 1)
+CUT = (FIGURES / SHOWN).read_bytes().replace(b'2 threads",,0.1.0', b'2 threads"', 1)
 REFUSED = {
     "nothing has been run": (lambda run: shutil.rmtree(run / "state"), "belongs to no notebook that has finished"),
     "an empty folder": (lambda run: [shutil.rmtree(run), run.mkdir()], "no notebook has finished"),
     "a damaged state": (replaced("state/07_key_interval.json", b"{", False), "belongs to no notebook"),
     "another profile": (lambda run: note(run, "07_key_interval", "smoke"), "was run with profile=smoke"),
     "another interval": (lambda run: note(run, "07_key_interval", interval=3), "interval=3"),
-    "a number edited by hand": (lambda run: edit(run / METHODS, "49.5864", "59.5864"), "is not what notebook 08"),
-    "a file that is gone": (lambda run: (run / METHODS).unlink(), "is not what notebook 08"),
-    "a figure drawn again": (replaced(PICTURE, b"new", False), "08_methods.png is not what"),
-    "garbage": (replaced(METHODS, b"\0\xff"), "08_methods.csv is no file of results (it is no UTF-8 text)"),
-    "a cut row": (replaced(METHODS, CUT), "08_methods.csv is no file of results (row 2: "),
+    "a number edited by hand": (lambda run: edit(run / SHOWN, "91.6518", "81.6518"), "is not what notebook 07"),
+    "a file that is gone": (lambda run: (run / SHOWN).unlink(), "is not what notebook 07"),
+    "a figure drawn again": (replaced(PICTURE, b"new", False), "07_by_offset.png is not what"),
+    "garbage": (replaced(SHOWN, b"\0\xff"), "07_by_offset.csv is no file of results (it is no UTF-8 text)"),
+    "a cut row": (replaced(SHOWN, CUT), "07_by_offset.csv is no file of results (row 2: "),
     "a file cut between rows": (redone(lambda rows: rows.iloc[:-4]), "lacks 4 of the rows"),
     "no rows": (redone(lambda rows: rows[:0]), "it has no rows"),
     "one seed": (redone(lambda rows: rows[rows.seed == 0]), "has seeds [0] of [0, 1, 2]"),
     "a seed of no profile": (redone(lambda rows: rows.assign(seed=7), "results/09_masks.csv"), "has seeds [7]"),
     "a missing number": (redone(lambda rows: rows.assign(value=rows.value.where(rows.index != 5))), "row 7 lacks value"),
-    "a number twice": (redone(lambda rows: pd.concat([rows, rows[:1]])), "row 1322 repeats"),
+    "a number twice": (redone(lambda rows: pd.concat([rows, rows[:1]])), "row 722 repeats"),
     "infinity": (redone(lambda rows: rows.assign(value=float("inf")), "results/10_bench.csv"), "value is 'inf', which"),
     "no device": (redone(lambda rows: rows.assign(device=None)), "row 2 lacks device"),
     "two devices": (redone(lambda rows: rows.assign(device=rows.seed.map("cpu {}".format))), "measured on 'cpu 0' and 'cpu 1'"),
     "a data set less": (redone(lambda rows: rows[rows.dataset == "shapes/medium/test"], "results/09_masks.csv"), "davis2016"),
-    "a picture that is none": (replaced(PICTURE, b"new"), "08_methods.png is no readable picture"),
-    "a cut picture": (replaced(PICTURE, (FIGURES / "08_methods.png").read_bytes()[:5000]), "is no readable picture"),
+    "a picture that is none": (replaced(PICTURE, b"new"), "07_by_offset.png is no readable picture"),
+    "a cut picture": (replaced(PICTURE, (FIGURES / "07_by_offset.png").read_bytes()[:5000]), "is no readable picture"),
     "a picture of another kind": (replaced(PICTURE, (FIGURES / "00_quickstart.gif").read_bytes()), "is a gif file"),
     "a checkpoint of sixty steps": (lambda run: trained(run, steps=60), "its steps is 60, of profile laptop it is 400"),
     "another stage's checkpoint": (lambda run: trained(run, stage="joint"), "its stage is 'joint'"),
@@ -300,10 +324,11 @@ def renewed(tmp_path, monkeypatch):
     monkeypatch.setattr(publish, "_TRAINED", {name: (name.rpartition("_")[0], 0, "threshold") for name in names})
     for name in names:
         trained(run, name)
-    rewrite(run, METHODS, lambda rows: rows.assign(value=rows.value / 2, device="a<b>|c`d"))
-    shutil.copy(run / "figures" / "07_by_offset.png", run / "figures" / "08_methods.png")
+    rewrite(run, SHOWN, lambda rows: rows.assign(value=rows.value / 2, device="a<b>|c`d"))
+    rewrite(run, "results/08_differences.csv", lambda rows: rows.assign(value=rows.value / 2))
+    shutil.copy(run / "figures" / "08_methods.png", run / "figures" / "07_by_offset.png")
     (run / "results" / "evaluate.csv").write_text("of another command", encoding="utf-8")
-    note(run, "08_paper_tables")
+    note(run, "07_key_interval")
     return repo, run
 
 
@@ -315,10 +340,10 @@ def test_a_run_that_proves_itself_is_published(renewed):
     assert written == {name for name in after if after[name] != before.get(name)} == {
         "checkpoints/README.md", "checkpoints/keyframe_s0.safetensors", "checkpoints/keyframe_s0.csv",
         "checkpoints/flow_pretrain_s0.safetensors", "checkpoints/flow_pretrain_s0.csv", "figures/claims.md",
-        "figures/results/08_methods.csv", "figures/08_methods.png", "README.md",
+        "figures/results/07_by_offset.csv", "figures/results/08_differences.csv", "figures/07_by_offset.png", "README.md",
     }  # fmt: skip
     readme = after["README.md"].decode()
-    assert "| Frame | 24.5 ± 0.2 |" in readme and "(a&#60;b&#62;&#124;c&#96;d)" in readme
+    assert "| average | 46.0 ± 0.1 |" in readme and "(a&#60;b&#62;&#124;c&#96;d)" in readme
     assert publish.publish("laptop", run) == [] and files_of(repo) == after
 
 
