@@ -226,9 +226,7 @@ def train(stage: str, profile: str, seed: int, out_dir: str, **options) -> None:
             where = str(stop) or f"stage {stage}"
             same = "without --fresh, the same command" if options["fresh"] else "the same command"
             raise KeyboardInterrupt(f"stopped at {where}; {same} continues.") from None
-    from dfflib.models.checkpoints import as_shipped
-
-    click.echo(f"{trained.summary}\nSHA-256 of its weights as they would ship: {as_shipped(trained.checkpoint)[0]}")
+    click.echo(f"{trained.summary}\nSHA-256 of its weights as they would ship: {trained.digest}")
 
 
 @main.command()

@@ -153,9 +153,12 @@ def test_bench_measures_and_shows_tables(stand_in, monkeypatch, tmp_path):
 
 def test_train_passes_everything_on(stand_in, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    calls = stand_in("training.train", "train_stage", SimpleNamespace(checkpoint=Path("x"), summary="joint trained: x"))
+    calls = stand_in("training.train", "train_stage", SimpleNamespace(digest="abc", summary="joint trained: x"))
     result = call("train", "joint", "--profile", "laptop", "--seed", 2, "--out-dir", "there", "--steps", 9, "--fresh")
-    assert (result.exit_code, result.output) == (0, "joint trained: x\n")
+    assert (result.exit_code, result.output) == (
+        0,
+        "joint trained: x\nSHA-256 of its weights as they would ship: abc\n",
+    )
     ((arguments, options),) = calls
     assert arguments == (Run.of("laptop", 2, tmp_path / "there"), "joint")
     assert options == dict(steps=9, fresh=True, progress=True, recipe="threshold")

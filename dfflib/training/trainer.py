@@ -76,6 +76,11 @@ class Trained:
     log: pd.DataFrame
     summary: str
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights in the form in which they ship, as ``data/checkpoints/README.md`` lists it."""
+        return checkpoints.as_shipped(self.checkpoint)[0]
+
 
 class _Trainer:
     """One run of one stage."""

@@ -23,7 +23,7 @@ METHODS = {
     "average": ("blue", "o-"), "last offset": ("orange", "s--"), "eq. 7": ("blue", "-"), "Cityscapes": ("orange", "o"),
     "ImageNet VID": ("green", "o"), "full run": ("blue", "-"), "this run": ("orange", "-"), "all pixels": ("pale", "-"),
     "feature network": ("grey", "-"), "flow network": ("blue", "-"), "warp and task": ("orange", "-"),
-    "DFF's N": ("grey", "o--"), "Light": ("teal", "D-"), "Lighter": ("light green", "D-"), "N": ("grey", "-"),
+    "DFF's N": ("grey", "o--"), "Light": ("teal", "-"), "Lighter": ("light green", "-"), "N": ("grey", "-"),
     "carphone": ("blue", "-"), "bikes": ("orange", "-"), "bigbuckbunny": ("green", "-"),
 }  # fmt: skip
 """Name of a method, or of another curve or bar -> its colour, and marker and line as matplotlib writes them."""

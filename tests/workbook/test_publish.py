@@ -343,7 +343,7 @@ def test_a_run_that_proves_itself_is_published(renewed):
         "figures/results/07_by_offset.csv", "figures/results/08_differences.csv", "figures/07_by_offset.png", "README.md",
     }  # fmt: skip
     readme = after["README.md"].decode()
-    assert "| average | 46.0 ± 0.1 |" in readme and "(a&#60;b&#62;&#124;c&#96;d)" in readme
+    assert "| average | 46.0 ± 0.1 |" in readme and "l = 5; a&#60;b&#62;&#124;c&#96;d)" in readme
     assert publish.publish("laptop", run) == [] and files_of(repo) == after
 
 
