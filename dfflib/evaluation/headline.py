@@ -126,8 +126,14 @@ def crossings(rows: pd.DataFrame, differences: pd.DataFrame, light: str) -> tupl
     return better, worse
 
 
-def sentences(rows: pd.DataFrame, differences: pd.DataFrame) -> str:
-    """The paper's sentence with our numbers, and where plain DFF stands against light networks; Markdown."""
+def sentences(rows: pd.DataFrame, differences: pd.DataFrame, paper: str) -> str:
+    """The paper's sentence with our numbers, and where plain DFF stands against light networks; Markdown.
+
+    Args:
+        rows: from `headline`.
+        differences: of the same counts.
+        paper: what the paper says, in a few words.
+    """
     fps, found, parts = values(rows), values(differences), []
     for n in (5, 10):
         loss, low, high = (-found["DFF minus Frame", n, name] for name in ("difference", "high", "low"))
@@ -135,7 +141,7 @@ def sentences(rows: pd.DataFrame, differences: pd.DataFrame) -> str:
         parts.append(
             f"{times:.1f} times as fast at l = {n}, at a loss of {loss:.1f} points of mIoU [{low:.1f}, {high:.1f}]"
         )
-    text = f"**DFF is {'; '.join(parts)}** (the paper: 3.7 times at 1.9 points, l = 5, Cityscapes)."
+    text = f"**DFF is {'; '.join(parts)}** (the paper: {paper})."
     for light in ("Light", "Lighter"):
         better, worse = crossings(rows, differences, light)
         if better:

@@ -21,7 +21,8 @@ variant           N trained           flow                                 in th
 ``Lighter``       on single frames    the same, of a sixteenth             -
 ================  ==================  ===================================  =====================================================
 
-N has as many steps in every row (`dfflib.profiles`), on the same frames; all stages after the first two learn at one rate.
+N has as many steps in every row but the last two (`dfflib.profiles`), on the same frames; all stages after the first two learn
+at one rate.
 
 A scene is one interval as it would run: its first frame is the key frame, and every frame after it is labelled from there, so
 the offset of a frame is its number. That differs from the paper's protocol, where one labelled frame is reached from every key

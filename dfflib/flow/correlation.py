@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfflib.flow.flownet import FLOW_UNIT, conv
+from dfflib.flow.flownet import FLOW_UNIT, conv, initialise
 from dfflib.flow.lucas_kanade import CELL, fit
 from dfflib.warp import warp
 
@@ -60,15 +60,8 @@ class CorrelationFlowNet(nn.Module):
         cell = self.STRIDES[-1]
         self.share = nn.Sequential(conv(hidden, hidden, 3), nn.Conv2d(hidden, 9 * cell**2, 1))
         self.sharpness = nn.Parameter(torch.full((len(self.STRIDES) - 1,), 10.0))  # of the match, where there is one
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, a=0.1)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
         last = self.share[-1]
-        for head in (*self.predict, last):
-            assert isinstance(head, nn.Conv2d)
-            nn.init.normal_(head.weight, std=1e-3)
+        initialise(self, (*self.predict, last))
         with torch.no_grad():  # what `convex` starts from is bilinear interpolation, or nearly
             last.get_parameter("bias").copy_(_tents(cell).clamp(min=0.01).log().flatten())
 

@@ -3,6 +3,7 @@
 How a flow network is used by Deep Feature Flow, its units and the scale field, is written in `dfflib.flow`.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -13,10 +14,11 @@ NEGATIVE_SLOPE = 0.1  # of every LeakyReLU in FlowNet
 FLOW_UNIT = 20.0  # FlowNet predicts displacement / 20 of its own input pixels (the authors' explanation of x2.5)
 
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """Convolution, "same" padding (output size ceil(H / stride)), bias, LeakyReLU 0.1."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2), nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
+        nn.Conv2d(inputs, outputs, kernel, stride, dilation * (kernel - 1) // 2, dilation),
+        nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
     )
 
 
@@ -78,7 +80,7 @@ class FlowNetS(nn.Module):
             previous = channels[skip] + count + outputs
         self.predict.append(nn.Conv2d(previous, outputs, 3, 1, 1))
         self.channels = previous  # of the last concatenation: 194 in FlowNet
-        _initialise(self)
+        initialise(self, self.predict)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -147,13 +149,13 @@ class FlowNetSR(FlowNetS):
     PARAMETERS: ClassVar[dict[tuple[int, int], int]] = {(6, 2): 6_637_138}
 
 
-def _initialise(net: FlowNetS) -> None:
-    """He initialisation for LeakyReLU; biases zero; linear predictions start small."""
+def initialise(net: nn.Module, heads: Iterable[nn.Module]) -> None:
+    """He initialisation for LeakyReLU; biases zero; linear predictions (``heads``) start small."""
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    for predict in net.predict:
-        assert isinstance(predict, nn.Conv2d)
-        nn.init.normal_(predict.weight, std=1e-3)
+    for head in heads:
+        assert isinstance(head, nn.Conv2d)
+        nn.init.normal_(head.weight, std=1e-3)

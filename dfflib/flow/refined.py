@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfflib.flow.correlation import correlation, double, expected_shift, standard
-from dfflib.flow.flownet import FLOW_UNIT, NEGATIVE_SLOPE, conv
+from dfflib.flow.flownet import FLOW_UNIT, conv, initialise
 from dfflib.flow.sources import MEAN_COLOUR, DISFlow
 from dfflib.warp import warp
 
@@ -45,7 +45,7 @@ class RefinedFlowNet(nn.Module):
         matches = (2 * radius + 1) ** 2
         seen = matches + coarse + 2 * outputs + 1
         self.look = nn.Sequential(
-            conv(seen, coarse, 3), _dilated(coarse, 2), _dilated(coarse, 4), conv(coarse, coarse, 3)
+            conv(seen, coarse, 3), conv(coarse, coarse, 3, 1, 2), conv(coarse, coarse, 3, 1, 4), conv(coarse, coarse, 3)
         )
         self.bring = conv(coarse, hidden, 1)
         seen = matches + fine + hidden + 3 * outputs + 2
@@ -54,15 +54,9 @@ class RefinedFlowNet(nn.Module):
         self.predict = nn.ModuleList((nn.Conv2d(coarse, outputs + 1, 3, 1, 1), nn.Conv2d(hidden, 5 * outputs + 5, 1)))
         self.sharpness = nn.Parameter(torch.full((2,), 10.0))  # of the match
         self.strides, self.channels, self.radius = (4, 2, 1), hidden, radius
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for head in self.predict:
-            assert isinstance(head, nn.Conv2d)
-            nn.init.normal_(head.weight, std=1e-3)
-            with torch.no_grad():
+        initialise(self, self.predict)
+        with torch.no_grad():
+            for head in self.predict:
                 head.get_parameter("bias")[outputs] = -1  # little of the shift, until features are worth comparing
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -136,9 +130,3 @@ def _mismatch(key: Tensor, current: Tensor, flow: Tensor) -> Tensor:
 
 def _shrink(maps: Tensor, cell: int) -> Tensor:
     return F.avg_pool2d(maps, cell, ceil_mode=True)
-
-
-def _dilated(channels: int, dilation: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, 1, dilation, dilation), nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
-    )

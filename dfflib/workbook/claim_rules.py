@@ -236,7 +236,7 @@ def split_speed() -> Rule:
 
 
 def _splits(rows: pd.DataFrame) -> list[str]:
-    """Methods of 08_split, from many layers in N_task to few."""
+    """Methods of 08_choices, from many layers in N_task to few."""
     names = {str(name) for name in rows.loc[rows["metric"] == "fps", "method"]}
     found = [match for name in names if (match := re.fullmatch(r"N_task of (\d{1,9}) layers?", name))]
     if len(found) < 2:

@@ -20,13 +20,15 @@ from dfflib import profiles
 from dfflib.errors import DffError
 from dfflib.evaluation import headline
 from dfflib.evaluation.bench import summary
+from dfflib.evaluation.scenes import Interval
 from dfflib.evaluation.variants import VARIANTS
 from dfflib.locks import lock_run
 from dfflib.models import checkpoints
 from dfflib.paths import CHECKPOINTS, FIGURES, NOTEBOOKS, ROOT, RUNS, need_checkout
 from dfflib.results import in_markdown, read_results
 from dfflib.training.recipes import RECIPES, checkpoint_name
-from dfflib.workbook import claims, evidence
+from dfflib.workbook import claims, evidence, published
+from dfflib.workbook.claim_rules import MissingRows, gap
 
 _TRAINED = {
     Path(checkpoint_name(stage, seed, recipe.name)).stem: (stage, seed, recipe.name)
@@ -274,7 +276,7 @@ def headline_table(rows: pd.DataFrame, differences: pd.DataFrame, intervals: tup
     scenes = differences.loc[differences["metric"] == "scenes", "value"].max()
     lines += [
         "",
-        headline.sentences(rows, differences),
+        headline.sentences(rows, differences, published.headline()),
         "",
         f"mIoU in percent over {scenes:.0f} test scenes (`{data}`, 128x128), averaged over the offsets 0 to l - 1; frames per "
         f"second from a video file to labels, in batches, one run ({device}). *Frame* runs the network on every frame, *DFF* "
@@ -293,26 +295,23 @@ def methods_table(rows: pd.DataFrame, differences: pd.DataFrame, intervals: tupl
         differences: of ``08_differences.csv``.
         intervals: l; offsets 0 .. l - 1 are averaged.
     """
-    miou, gaps = headline.values(rows), headline.values(differences)
+    miou = headline.values(rows)
 
-    def gap(method: str, n: int) -> str:
-        """DFF minus a method; the differences have it in one order or the other."""
-        for name, sign in ((f"DFF minus {method}", 1), (f"{method} minus DFF", -1)):
-            if (name, n, "difference") in gaps:
-                value, *ends = (sign * gaps[name, n, part] for part in ("difference", "low", "high"))
-                return f"{value:+.1f} [{min(ends):+.1f}, {max(ends):+.1f}]"
-        return "-"
+    def above(method: str, n: int) -> str:
+        """DFF minus a method, if it was asked for."""
+        try:
+            return str(Interval(*gap(differences, "DFF", method, n)[:3]))
+        except MissingRows:
+            return "-"
 
     head = [*(f"l = {n}" for n in intervals), *(f"DFF minus it, l = {n}" for n in intervals)]
     lines = [f"| variant | {' | '.join(head)} |"]
     lines.append("|---" * (2 * len(intervals) + 1) + "|")
     for method in (name for name in VARIANTS if (name, intervals[0], "miou") in miou):
-        cells = [f"{miou[method, n, 'miou']:.1f}" for n in intervals] + [gap(method, n) for n in intervals]
+        cells = [f"{miou[method, n, 'miou']:.1f}" for n in intervals] + [above(method, n) for n in intervals]
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    seeds = [int(value) for value in rows.loc[rows["metric"] == "seeds", "value"]]
-    counted = (
-        f"{min(seeds)} to {max(seeds)} seeds" if min(seeds) < max(seeds) else f"{seeds[0]} seed{'s' * (seeds[0] != 1)}"
-    )
+    seeds = sorted({int(value) for value in rows.loc[rows["metric"] == "seeds", "value"]})
+    counted = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] != 1)}"
     scenes = differences.loc[differences["metric"] == "scenes", "value"].max()
     data, device = (in_markdown(rows[name].iloc[0]) for name in ("dataset", "device"))
     lines += [

@@ -66,6 +66,13 @@ def one(paper: str = DFF, **filters) -> float:
     return float(rows["value"].iloc[0])
 
 
+def headline() -> str:
+    """The paper's sentence: how many times as fast, at which loss."""
+    times = one(table="text", row="stated speedup of DFF", dataset="Cityscapes")
+    frame, dff = (one(table="Table 4", dataset="Cityscapes", method=name, metric="miou") for name in ("Frame", "DFF"))
+    return f"{times:.1f} times at {frame - dff:.1f} points, l = 5, Cityscapes"
+
+
 def published_by_offset(paper: str = DFF, **filters) -> pd.Series:
     """Accuracy at each offset alone, from a published curve of averages A(l): (d + 1) A(d + 1) - d A(d), indexed by d.
 

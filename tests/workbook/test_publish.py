@@ -66,7 +66,7 @@ def numbers(values, unit="points"):
 
 def gaps(*names, at=(5, 10), scenes=1000):
     """Differences of 1 to 3 points."""
-    bounds = dict(difference=2.0, low=1.0, high=3.0, scenes=scenes)
+    bounds = dict(difference=2.0, low=1.0, high=3.0, seeds=1, scenes=scenes)
     return numbers({(name, n, metric): value for name in names for n in at for metric, value in bounds.items()})
 
 
