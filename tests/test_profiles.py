@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import pytest
 import torch
 
@@ -67,3 +68,25 @@ def test_a_profile_cannot_be_changed():
 def test_the_device_is_described_in_words():
     text = machine.describe_device()
     assert text and "\n" not in text and (torch.cuda.is_available() or f"{torch.get_num_threads()} threads" in text)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_threads_share_the_items_and_their_results_keep_the_order(threads, count, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    shares = []
+
+    def squares(thread: int, items: list[int]):
+        shares.append((thread, items))
+        return (item**2 for item in items)
+
+    assert machine.in_threads(squares, range(count)) == [n**2 for n in range(count)]
+    assert sorted(n for _, items in shares for n in items) == list(range(count))
+    assert sorted(thread for thread, _ in shares) == list(range(max(1, min(threads, count))))
+
+
+def test_an_error_in_a_thread_comes_out_and_opencv_has_its_threads_back():
+    before = cv2.getNumThreads()
+    with pytest.raises(ZeroDivisionError):
+        machine.in_threads(lambda _, items: [1 // item for item in items], [1, 0])
+    assert cv2.getNumThreads() == before

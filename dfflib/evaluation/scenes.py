@@ -35,7 +35,7 @@ class SceneCounts:
         hit: pixels that are of a class and were given it, ``(M, L, S, C)``, for L offsets and S scenes.
         given: pixels that were given the class, likewise; nothing where a method was not measured so far from the key frame.
         true: pixels that are of the class, ``(L, S, C)``.
-        source: digest of all that they come from.
+        source: what they come from, in words of the one who counted.
     """
 
     methods: tuple[str, ...]

@@ -18,7 +18,7 @@ variant           N trained           flow                                 in th
 ``DIS + N``       on pairs, by DIS    DIS                                  - (ours: DIS costs next to nothing on a CPU)
 ``Light``         on single frames    none: a network of a fifth of N's    - (ours: what an engineer would do instead)
                                       operations runs on every frame
-``Lighter``       on single frames    the same, of a sixteenth             -
+``Lighter``       on single frames    the same, of a seventeenth           -
 ================  ==================  ===================================  =====================================================
 
 N has as many steps in every row but the last two (`dfflib.profiles`), on the same frames; all stages after the first two learn
@@ -30,6 +30,7 @@ frame before it, because only one in thirty is labelled; here all are, and N run
 """
 
 import hashlib
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -164,15 +165,17 @@ def study_differences(found: Bootstrap, intervals: Sequence[int]) -> pd.DataFram
 def counts(run: Run, progress: bool = False) -> SceneCounts:
     """The study's counts for one seed: those that ship, if they are of the very checkpoints that the run has, or new ones.
 
+    Not all weights that were counted ship. Where a profile starts from what ships, the counts have to agree with that.
+
     Args:
         run: which checkpoints, and on how many test scenes (`dfflib.profiles.Profile.scenes_tested`).
         progress: show a bar.
     """
     variants, kept = variants_of(run.seed), kept_file(run.seed)
-    files = _files(run, variants)
     if kept.is_file():
         shipped = SceneCounts.load(kept)
-        if shipped.source == _source(files, variants, "study", "test"):
+        files = _shipped_files(run, variants) if run.profile.shipped else _files(run, variants)
+        if _agree(shipped.source, _source(files, variants, "study", "test")):
             return shipped
     found = count(run, variants, run.profile.scenes_tested, progress=progress)
     found.save(run.folder / "counts" / kept.name)  # to be published
@@ -213,7 +216,8 @@ def count(
     source = _source(files, variants, level, split)
     total = _nothing(variants, scenes, source)
     begins, here = range(first, first + scenes, PART), threading.local()
-    names = [run.folder / "counts" / f"{split}_{source[:10]}_{start}.npz" for start in begins]
+    digest = hashlib.sha256(source.encode()).hexdigest()[:10]
+    names = [run.folder / "counts" / f"{split}_{digest}_{start}.npz" for start in begins]
 
     def part(start: int, kept: Path) -> SceneCounts:
         """The scenes of one part, in a thread of its own."""
@@ -253,12 +257,34 @@ def _files(run: Run, variants: Mapping[str, Variant]) -> dict[str, list[Path]]:
     }
 
 
+def _shipped_files(run: Run, variants: Mapping[str, Variant]) -> dict[str, list[Path]]:
+    """Where the checkpoints of each variant lie if they ship."""
+    return {
+        name: [train.shipped_file(stage, run.seed, variant.recipe) for stage in variant.stages]
+        for name, variant in variants.items()
+    }
+
+
 def _source(files: Mapping[str, list[Path]], variants: Mapping[str, Variant], level: str, split: str) -> str:
-    """Digest of all that counts come from: weights as they ship, the scenes and the code that draws them."""
+    """All that counts come from, as JSON: a digest of the scenes, the code that draws them and the names of the weights; and
+    digests of these weights as they ship, of those that there are."""
     code = b"".join(path.read_bytes() for path in sorted(Path(shapes.__file__).parent.glob("*.py")))
     facts: list[Any] = [hashlib.sha256(code).hexdigest(), repr(get_level(level)), split, SHAPES_SIZE]
-    facts += [[name, variants[name].offsets, *map(_weights, paths)] for name, paths in files.items()]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    facts += [[name, variants[name].offsets, *(path.name for path in paths)] for name, paths in files.items()]
+    weights = {path.name: _weights(path) for path in itertools.chain(*files.values()) if path.is_file()}
+    scenes = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return json.dumps(dict(scenes=scenes, weights=weights), sort_keys=True)
+
+
+def _agree(counted: str, present: str) -> bool:
+    """Are counts of the scenes and the weights that there are?"""
+    was, now = json.loads(counted), json.loads(present)
+    return was["scenes"] == now["scenes"] and now["weights"].items() <= was["weights"].items()
+
+
+def weights_of(counted: SceneCounts) -> dict[str, str]:
+    """File name -> digest of all weights that were counted."""
+    return json.loads(counted.source)["weights"]
 
 
 def _weights(path: Path) -> str:

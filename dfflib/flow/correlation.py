@@ -138,6 +138,8 @@ def correlation(key: Tensor, current: Tensor, radius: int) -> Tensor:
     Returns:
         ``(N, (2R+1)^2, H, W)``: sum over channels of ``current(p) * key(p + d)``, for every d, row by row; 0 outside.
     """
+    if not torch.is_grad_enabled():
+        return _correlation_of_blocks(key, current, radius)
     side, (height, width) = 2 * radius + 1, current.shape[-2:]
     rows, around = current.permute(0, 2, 3, 1), F.pad(key, (radius,) * 4).permute(0, 2, 3, 1)
     found = []
@@ -148,6 +150,31 @@ def correlation(key: Tensor, current: Tensor, radius: int) -> Tensor:
         band = F.pad(product, (0, width)).unflatten(2, (width, -1))
         found.append(band[..., :side])
     return torch.cat(found, dim=3).permute(0, 3, 1, 2)
+
+
+def _correlation_of_blocks(key: Tensor, current: Tensor, radius: int, block: int = 4) -> Tensor:
+    """The same faster, where no gradient is asked for: blocks of cells against all that is around them, in few products.
+
+    Of a block's product with its surroundings, ``(block^2, (block + 2R)^2)``, the window of each cell is a view: one cell
+    further on it starts one row of the product further down, and as much further right as the cell lies.
+    """
+    side, around, (height, width) = 2 * radius + 1, block + 2 * radius, current.shape[-2:]
+    down, across = -(-height // block), -(-width // block)
+    right, below = across * block - width, down * block - height  # to whole blocks
+    cells, keys = current.permute(0, 2, 3, 1), key.permute(0, 2, 3, 1)
+    cells = F.pad(cells, (0, 0, 0, right, 0, below)) if right or below else cells
+    keys = F.pad(keys, (0, 0, radius, radius + right, radius, radius + below)).contiguous()
+    cells = cells.unflatten(2, (across, block)).unflatten(1, (down, block)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    image, row, cell, one = keys.stride()
+    strides = (image, block * row, block * cell, row, cell, one)
+    windows = keys.as_strided((len(keys), down, across, around, around, keys.shape[3]), strides)
+    product = (cells @ windows.flatten(3, 4).flatten(1, 2).transpose(2, 3)).unflatten(1, (down, across))
+
+    image, row, cell, one = (product.stride(n) for n in (0, 1, 2, 3))
+    strides = (image, row, block * one + around, cell, one + 1, around, 1)
+    found = product.as_strided((len(product), down, block, across, block, side, side), strides)
+    found = found.reshape(len(product), down * block, across * block, side**2)
+    return found[:, :height, :width].permute(0, 3, 1, 2)
 
 
 def expected_shift(alike: Tensor, radius: int) -> Tensor:
@@ -161,6 +188,9 @@ def expected_shift(alike: Tensor, radius: int) -> Tensor:
         ``(N, 2, H, W)``, x and y in cells.
     """
     steps = torch.arange(-radius, radius + 1, device=alike.device, dtype=alike.dtype)
+    if not torch.is_grad_enabled():  # one product: faster, and the same to rounding
+        shifts = torch.cartesian_prod(steps, steps).flip(1)
+        return (alike.permute(0, 2, 3, 1).softmax(3) @ shifts).permute(0, 3, 1, 2)
     weights = alike.softmax(1).unflatten(1, (len(steps), len(steps)))  # (N, y, x, H, W)
     return torch.stack(
         (torch.einsum("nyxhw,x->nhw", weights, steps), torch.einsum("nyxhw,y->nhw", weights, steps)), dim=1

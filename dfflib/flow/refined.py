@@ -1,17 +1,17 @@
 """A flow network that corrects classical flow. **Ours, not in the paper**: the light one of the study.
 
-Dense inverse search (`DISFlow`) takes a millisecond or less, and finds the fraction of a pixel where pictures are textured and
-move a little. It fails at outlines, on small things that move far, and in what was hidden. So it is the guess, and a few
+Dense inverse search (`DISFlow`) takes a third of a millisecond, and finds the fraction of a pixel where pictures are textured
+and move a little. It fails at outlines, on small things that move far, and in what was hidden. So it is the guess, and a few
 convolutions say what is wrong with it:
 
 1. strides 4 and 2: features of both frames are compared along the present flow in a small window (FlowNetC, Dosovitskiy et al.,
    ICCV 2015). The mean shift of the matches, weighted by how good they are, is what the flow should be changed by; the network
    says by how much of it, after a wide look around, and adds a correction.
-2. stride 1: what the guess and what the corrected flow would make of the key frame are both compared with the current frame.
-   Every pixel of the result takes so much of the one and of the other as the network says, and a last correction.
+   At stride 2, what the guess and what the corrected flow would make of the key frame are both compared with the current frame.
+2. stride 1: the result is fitted to the pictures (`dfflib.flow.variational`), which finds the fraction of a pixel.
 
-Strides are those of the net's input. Few layers, all on small maps: what a light network saves in multiplications it must not
-spend on the number of its operations.
+Strides are those of the net's input. Few layers, all on maps of stride 2 and coarser: what a light network saves in
+multiplications it must not spend on the number of its operations, or on large maps that are merely looked at.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dfflib.flow.correlation import correlation, double, expected_shift, standard
 from dfflib.flow.flownet import FLOW_UNIT, conv, initialise
 from dfflib.flow.sources import MEAN_COLOUR, DISFlow
+from dfflib.flow.variational import fitted
 from dfflib.warp import warp
 
 
@@ -33,27 +34,25 @@ class RefinedFlowNet(nn.Module):
         inputs: 6 (two RGB frames, the current one first).
         outputs: 2 (x and y).
         width: factor on every channel count.
-        radius: features are compared with those up to so many cells away, in each direction.
+        radii: at strides 4 and 2, features are compared with those up to so many cells away, in each direction.
     """
 
-    def __init__(self, inputs: int = 6, outputs: int = 2, width: float = 1.0, radius: int = 3):
+    def __init__(self, inputs: int = 6, outputs: int = 2, width: float = 1.0, radii: tuple[int, int] = (3, 2)):
         super().__init__()
-        first, fine, coarse, hidden = (max(4, round(count * width)) for count in (16, 24, 48, 32))
-        self.guess = DISFlow("dense")
-        self.fine = nn.Sequential(conv(inputs // 2, first, 3), conv(first, fine, 3, 2), conv(fine, fine, 3))
+        first, fine, coarse, hidden = (max(4, round(count * width)) for count in (12, 20, 32, 24))
+        self.guess = DISFlow("quick")
+        self.fine = nn.Sequential(conv(inputs // 2, first, 3, 2), conv(first, fine, 3))
         self.coarse = nn.Sequential(conv(fine, coarse, 3, 2), conv(coarse, coarse, 3))
-        matches = (2 * radius + 1) ** 2
-        seen = matches + coarse + 2 * outputs + 1
-        self.look = nn.Sequential(
-            conv(seen, coarse, 3), conv(coarse, coarse, 3, 1, 2), conv(coarse, coarse, 3, 1, 4), conv(coarse, coarse, 3)
-        )
+        matches = [(2 * radius + 1) ** 2 for radius in radii]
+        seen = matches[0] + coarse + 2 * outputs + 1
+        self.look = nn.Sequential(conv(seen, coarse, 3), conv(coarse, coarse, 3, 1, 2), conv(coarse, coarse, 3, 1, 4))
         self.bring = conv(coarse, hidden, 1)
-        seen = matches + fine + hidden + 3 * outputs + 2
-        self.decide = nn.Sequential(conv(seen, hidden, 1), conv(hidden, hidden, 3), conv(hidden, hidden, 3))
-        # of both levels a correction and a share of the shift; of the fine one also for each of 2 x 2 pixels
-        self.predict = nn.ModuleList((nn.Conv2d(coarse, outputs + 1, 3, 1, 1), nn.Conv2d(hidden, 5 * outputs + 5, 1)))
+        seen = matches[1] + fine + hidden + 3 * outputs + 2
+        self.decide = nn.Sequential(conv(seen, hidden, 1), conv(hidden, hidden, 3))
+        # of each level a correction, and a share of the shift
+        self.predict = nn.ModuleList((nn.Conv2d(coarse, outputs + 1, 3, 1, 1), nn.Conv2d(hidden, outputs + 1, 1)))
         self.sharpness = nn.Parameter(torch.full((2,), 10.0))  # of the match
-        self.strides, self.channels, self.radius = (4, 2, 1), hidden, radius
+        self.strides, self.channels, self.radii = (4, 2, 1), hidden, radii
         initialise(self, self.predict)
         with torch.no_grad():
             for head in self.predict:
@@ -74,23 +73,25 @@ class RefinedFlowNet(nn.Module):
         return self._estimate(key, current)
 
     def encode_key(self, key: Tensor) -> tuple[Tensor, ...]:
-        """All that the key frames ``(N, 3, H, W)`` alone give: themselves, and their features at strides 2 and 4."""
+        """All that the key frames ``(N, 3, H, W)`` alone give: in grey as OpenCV takes them, uint8 ``(N, h, w)``, unless on the
+        meta device; in colours at stride 2; and their features at strides 2 and 4."""
         fine = self.fine(key)
-        return key, fine, self.coarse(fine)
+        grey = key.new_empty(len(key), *key.shape[-2:]) if key.is_meta else self.guess.grey(key + MEAN_COLOUR)
+        return grey, _shrink(key, 2), fine, self.coarse(fine)
 
     def estimate(self, encoded: tuple[Tensor, ...], current: Tensor) -> tuple[list[Tensor], Tensor]:
         """As ``forward`` of both frames together, from what `encode_key` gave for the key frame (or one for all)."""
         return self._estimate(encoded, self.encode_key(current))
 
     def _estimate(self, keys: Sequence[Tensor], currents: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        (key, key_fine, key_coarse), (current, fine, coarse) = keys, currents
+        (key_grey, key, key_fine, key_coarse), (grey, current, fine, coarse) = keys, currents
         with torch.no_grad():
-            guess = self._classical(key, current)  # in input pixels
-            guess_fine, guess_coarse = _shrink(guess, 2) / 2, _shrink(guess, 4) / 4  # in cells, as all flow below
-        flow = guess_coarse
+            guess = self._classical(key_grey, grey).to(current.dtype)  # in input pixels
+            guess_fine = _shrink(guess, 2) / 2  # in cells, as all flow below
+            left = _mismatch(key, current, guess_fine)
+        flow = _shrink(guess_fine, 2) / 2
         alike, shift = self._matches(key_coarse, coarse, flow, 0)
-        left = _mismatch(key, current, guess)
-        seen = self.look(torch.cat((alike, coarse, flow * (4 / FLOW_UNIT), shift, 5 * _shrink(left, 4)), dim=1))
+        seen = self.look(_joined(alike, coarse, flow * (4 / FLOW_UNIT), shift, 5 * _shrink(left, 2)))
         change, share = self.predict[0](seen).split((2, 1), dim=1)
         flow = flow + change + share.sigmoid() * shift
         levels = [flow * (4 / FLOW_UNIT)]
@@ -98,34 +99,39 @@ class RefinedFlowNet(nn.Module):
         (rows, columns), size = fine.shape[-2:], guess.shape[-2:]
         flow, brought = (double(maps)[..., :rows, :columns] for maps in (flow * 2, self.bring(seen)))
         alike, shift = self._matches(key_fine, fine, flow, 1)
-        corrected = _mismatch(key, current, double(flow.detach() * 2)[..., : size[0], : size[1]])
-        units = torch.cat((flow, flow - guess_fine), dim=1) * (2 / FLOW_UNIT)
-        compared = (alike, fine, brought, units, shift, 5 * _shrink(corrected, 2), 5 * _shrink(left, 2))
-        seen = self.decide(torch.cat(compared, dim=1))
-        change, share, parts, taken = self.predict[1](seen).split((2, 1, 8, 4), dim=1)
+        units = (flow * (2 / FLOW_UNIT), (flow - guess_fine) * (2 / FLOW_UNIT))
+        seen = self.decide(_joined(alike, fine, brought, *units, shift, 5 * _mismatch(key, current, flow), 5 * left))
+        change, share = self.predict[1](seen).split((2, 1), dim=1)
         flow = flow + change + share.sigmoid() * shift
         levels.append(flow * (2 / FLOW_UNIT))
 
-        taken, parts = (F.pixel_shuffle(maps, 2)[..., : size[0], : size[1]] for maps in (taken.sigmoid(), parts))
-        flow = torch.lerp(double(flow * 2)[..., : size[0], : size[1]], guess, taken) + parts
+        flow = double(flow * 2)[..., : size[0], : size[1]]
+        if not flow.is_meta:
+            flow = flow + (fitted(flow.detach(), key_grey, grey) - flow.detach())  # the gradient passes by
         return [*levels, flow / FLOW_UNIT], seen
 
     def _classical(self, key: Tensor, current: Tensor) -> Tensor:
         """The guess ``(N, 2, H, W)``; on the meta device, where work is counted, nothing, for OpenCV knows no tensors."""
         if current.is_meta:
             return current.new_zeros(len(current), 2, *current.shape[-2:])
-        return self.guess.image_flow(key + MEAN_COLOUR, current + MEAN_COLOUR).to(current.dtype)
+        return self.guess.between(key, current)
 
     def _matches(self, key: Tensor, current: Tensor, flow: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """How alike features are in the window around the flow, and where the best match lies."""
-        alike = correlation(standard(warp(key, flow, "border")), standard(current), self.radius) * self.sharpness[level]
-        return alike, expected_shift(alike, self.radius)
+        radius = self.radii[level]
+        alike = correlation(standard(warp(key, flow, "border")), standard(current), radius) * self.sharpness[level]
+        return alike, expected_shift(alike, radius)
 
 
 @torch.no_grad()
 def _mismatch(key: Tensor, current: Tensor, flow: Tensor) -> Tensor:
     """How far the key frame looked up along a flow is from the current frame, ``(N, 1, H, W)``."""
     return (warp(key, flow, "border") - current).abs().mean(1, keepdim=True)
+
+
+def _joined(*maps: Tensor) -> Tensor:
+    """Maps one after the other, channels-last as convolutions read them, however each of them lies."""
+    return torch.cat([each.permute(0, 2, 3, 1) for each in maps], dim=3).permute(0, 3, 1, 2)
 
 
 def _shrink(maps: Tensor, cell: int) -> Tensor:

@@ -22,7 +22,7 @@ from dfflib.flow.inception import FlowNetInception
 from dfflib.flow.refined import RefinedFlowNet
 from dfflib.models.arguments import Argument, check_value
 from dfflib.models.dff import DeepFeatureFlow
-from dfflib.models.keyframe import PyramidSegmenter, ResidualSegmenter
+from dfflib.models.keyframe import LargePyramidSegmenter, PyramidSegmenter, ResidualSegmenter
 from dfflib.models.task import Segmentation, Task
 
 Config = dict[str, dict[str, Any]]
@@ -56,6 +56,7 @@ NETWORKS: dict[str, dict[str, Network]] = {
     "features": {
         "residual": Network(ResidualSegmenter, _SIZE),
         "pyramid": Network(PyramidSegmenter, _SIZE | {"task_blocks": Argument(0, (0, 2))}),
+        "large_pyramid": Network(LargePyramidSegmenter, _SIZE | {"task_blocks": Argument(0, (0, 2))}),
         "resnet50": Network(partial(_resnet, 50), _PUBLISHED),
         "resnet101": Network(partial(_resnet, 101), _PUBLISHED),
     },
@@ -80,9 +81,9 @@ def build(
         task: N_task, ``"segmentation"`` with ``num_classes`` (2) and ``scores_travel`` (False; scores are carried in place of
             features).
         features: N_feat, ``"residual"`` (compact) with ``channels`` (64) of the feature map, and ``task_blocks`` (0), how many
-            of its last blocks belong to N_task; ``"pyramid"`` (four scales, stride 2) with the same; or as published
-            ``"resnet50"`` or ``"resnet101"`` (1024 channels at stride 16) with ``stride_in_1x1`` and ``frozen``, see
-            `dfflib.models.resnet.ResNetFeatures`.
+            of its last blocks belong to N_task; ``"pyramid"`` (four scales, stride 2) or ``"large_pyramid"`` with the same; or
+            as published ``"resnet50"`` or ``"resnet101"`` (1024 channels at stride 16) with ``stride_in_1x1`` and ``frozen``,
+            see `dfflib.models.resnet.ResNetFeatures`.
         flow: F and S, ``"flownet_sr"``, ``"flownet_s"`` (width 0.5 is the paper's FlowNet Half), ``"flownet_inception"``,
             ``"correlation"`` or ``"refined"`` (DIS flow, corrected); with ``width`` (0.375), a factor on channels,
             ``input_stride`` (1; 2 halves the frames) and ``scale`` (True; with the scale field or without).

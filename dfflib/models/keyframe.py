@@ -6,7 +6,7 @@ the last row of the paper's Table 5.
 """
 
 import itertools
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -109,20 +109,21 @@ class PyramidSegmenter(nn.Module):
     2017): down to stride 16, where context is cheap, and up again, adding what was seen at each stride.
 
     Args:
-        channels: C of the feature map at stride 2; stride 4 has twice as many, stride 8 three times, stride 16 four times.
+        channels: C of the feature map at stride 2; `TIMES` says how many times as many the coarser ones have.
         task_blocks: so many of the last blocks at stride 2 belong to N_task, as in `ResidualSegmenter`.
     """
 
     stride = 2
-    DOWN, UP = (1, 2, 2, 2), (2, 2, 1)
-    """Residual blocks at strides 2, 4, 8 and 16 on the way down; at 2, 4 and 8 on the way up."""
+    TIMES: ClassVar[tuple[float, ...]] = (1, 2, 3, 4)  # channels at strides 2, 4, 8 and 16
+    DOWN: ClassVar[tuple[int, ...]] = (1, 2, 2, 2)  # residual blocks at strides 2, 4, 8 and 16 on the way down
+    UP: ClassVar[tuple[int, ...]] = (2, 2, 1)  # at 2, 4 and 8 on the way up
 
     def __init__(self, channels: int = 32, task_blocks: int = 0):
         super().__init__()
         if not 0 <= task_blocks <= self.UP[0]:
             raise ValueError(f"task_blocks is {task_blocks}: choose 0 to {self.UP[0]}, the number of blocks.")
         self.channels, self.split = channels, self.UP[0] - task_blocks
-        sizes = [channels * times for times in range(1, len(self.DOWN) + 1)]
+        sizes = [int(channels * times) for times in self.TIMES]
         self.normalise, self.stem = Normalise(), _halve(3, channels)
         self.halve = nn.ModuleList(_halve(*pair) for pair in itertools.pairwise(sizes))
         self.down = nn.ModuleList(_blocks(width, count) for width, count in zip(sizes, self.DOWN, strict=True))
@@ -145,6 +146,14 @@ class PyramidSegmenter(nn.Module):
     def finish(self) -> nn.Sequential:
         """The blocks that belong to N_task: ``(N, C, h, w)`` -> the same shape."""
         return cast(nn.Sequential, self.up[0])[self.split :]
+
+
+class LargePyramidSegmenter(PyramidSegmenter):
+    """The same with more of its work where outlines are seen: more blocks at strides 2 and 4, and fewer channels further down,
+    where most of the weights would be."""
+
+    TIMES = (1, 1.5, 2, 2)
+    DOWN = (2, 3, 2, 2)
 
 
 def _halve(inputs: int, outputs: int) -> nn.Sequential:

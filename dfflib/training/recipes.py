@@ -56,6 +56,8 @@ class Recipe:
             be drawn first is kept in the run's folder.
         workers: rendering is slow enough to be worth processes of its own.
         seeds: stage -> seeds of the checkpoints that the workbook's tables and figures are made from.
+        unshipped: stage -> those of its seeds whose weights are too many to ship; what they got right ships
+            (`dfflib.evaluation.variants.counts`).
         supplementary: of one seed, for a figure or a table of its own: profiles that train from nothing take the shipped
             checkpoints of such a recipe, unless it has been trained in the run (`dfflib.training.jobs`).
         peak_lr: of stages whose learning rate is another than `dfflib.training.stages.PEAK_LR`.
@@ -73,6 +75,7 @@ class Recipe:
     batches: Callable[[str, str, Profile, Path], Batches]
     workers: bool = False
     seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    unshipped: dict[str, tuple[int, ...]] = field(default_factory=dict)
     supplementary: bool = False
     peak_lr: dict[str, float] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
@@ -93,6 +96,10 @@ class Recipe:
     def is_supplementary(self, seed: int) -> bool:
         """Do profiles that train from nothing take the shipped checkpoints of a seed?"""
         return self.supplementary or (self.common_start and seed > 0)
+
+    def ships(self, stage: str, seed: int) -> bool:
+        """Are the weights of a stage part of the workbook?"""
+        return seed in self.seeds.get(stage, ()) and seed not in self.unshipped.get(stage, ())
 
     def steps(self, stage: str, profile: Profile) -> int:
         """Training steps of a stage.
@@ -183,13 +190,14 @@ RECIPES = {
     "study": Recipe(
         "study", "Shapes world, study level, 128x128, 3000 scenes of the train part",
         dict(
-            task=dict(num_classes=len(CLASS_NAMES), scores_travel=True), features=dict(name="pyramid", channels=32),
+            task=dict(num_classes=len(CLASS_NAMES), scores_travel=True), features=dict(name="large_pyramid", channels=64),
             flow=dict(name="refined", width=1.0, input_stride=2),
         ),
         # what does not train N further takes the N that was trained on single frames for as long as all others
         dict(flow_detached=("frame", "flow_pretrain")), _study_batches, workers=True, schedule="study",
         common_start=True, rival=("dense", 2),
         seeds=dict(keyframe=(0,), flow_pretrain=(0,), **dict.fromkeys(_LATER, STUDY_SEEDS)),
+        unshipped=dict.fromkeys(_LATER, STUDY_SEEDS[1:]) | dict(fix_flow=STUDY_SEEDS),
         peak_lr=dict(flow_pretrain=2e-3, **dict.fromkeys(_LATER, 1e-3)),
     ),
     "camvid": Recipe(
@@ -238,7 +246,10 @@ def _of_study(name: str, shared: dict[str, str], seeds: dict[str, tuple[int, ...
     """A recipe like ``study`` but for some changes; ``model`` has the networks that are others."""
     study = RECIPES["study"]
     model = {**study.model, **changes.pop("model", {})}
-    return replace(study, name=name, model=model, seeds=seeds, supplementary=True, shared=shared, **changes)
+    return replace(
+        study, name=name, model=model, seeds=seeds, unshipped=changes.pop("unshipped", {}), supplementary=True, shared=shared,
+        **changes,
+    )  # fmt: skip
 
 
 def _features(channels: int) -> dict[str, dict]:
@@ -247,12 +258,12 @@ def _features(channels: int) -> dict[str, dict]:
 
 for _recipe in (
     _of_study("study_no_scale", dict(keyframe="study", flow_pretrain="study"), dict(joint=(0,)),
-              model=dict(flow=RECIPES["study"].model["flow"] | dict(scale=False))),
-    _of_study("study_light", {}, dict(keyframe=(0,)), model=_features(14), schedule="light"),
-    _of_study("study_lighter", {}, dict(keyframe=(0,)), model=_features(8), schedule="light"),
+              model=dict(flow=RECIPES["study"].model["flow"] | dict(scale=False)), unshipped=dict(joint=(0,))),
+    _of_study("study_light", {}, dict(keyframe=(0,)), model=_features(26), schedule="light"),
+    _of_study("study_lighter", {}, dict(keyframe=(0,)), model=_features(14), schedule="light"),
 ):  # fmt: skip
     RECIPES[_recipe.name] = _recipe
-"""Variations on ``study``: no scale field; networks of a fifth and a sixteenth of N's operations, to run on every frame."""
+"""Variations on ``study``: no scale field; networks of a fifth and a seventeenth of N's operations, to run on every frame."""
 
 
 def get(name: str) -> Recipe:

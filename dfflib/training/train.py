@@ -28,13 +28,18 @@ def ensure(run: Run, stage: str, recipe: str = "threshold", progress: bool = Tru
     one.
     """
     recipe = recipes.get(recipe).owner(stage)
-    shipped = CHECKPOINTS / checkpoint_name(stage, run.seed, recipe)
+    shipped = shipped_file(stage, run.seed, recipe)
     if shipped.is_file():
         if run.profile.shipped:
             return shipped
         if recipes.get(recipe).is_supplementary(run.seed) and not is_trained(run, stage, recipe):
             return shipped
     return train_stage(run, stage, recipe, progress=progress).checkpoint
+
+
+def shipped_file(stage: str, seed: int, recipe: str = "threshold") -> Path:
+    """Where the shipped checkpoint of a stage lies, if there is one."""
+    return CHECKPOINTS / checkpoint_name(stage, seed, recipes.get(recipe).owner(stage))
 
 
 def load(run: Run, stages: Iterable[str], recipe: str = "threshold", progress: bool = True) -> DeepFeatureFlow:
@@ -51,7 +56,7 @@ def is_trained(run: Run, stage: str, recipe: str = "threshold") -> bool:
     wanted, start = recipes.get(recipe), []
     for name in wanted.starts(stage):
         owner = wanted.owner(name)
-        shipped = run.profile.shipped and (CHECKPOINTS / checkpoint_name(name, run.seed, owner)).is_file()
+        shipped = run.profile.shipped and shipped_file(name, run.seed, owner).is_file()
         if not shipped and not is_trained(run, name, owner):
             return False
         start.append(ensure(run, name, owner))

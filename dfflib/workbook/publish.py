@@ -28,11 +28,12 @@ from dfflib.paths import CHECKPOINTS, FIGURES, NOTEBOOKS, ROOT, RUNS, need_check
 from dfflib.results import in_markdown, read_results
 from dfflib.training.recipes import RECIPES, checkpoint_name
 from dfflib.workbook import claims, evidence, published
+from dfflib.workbook.checkpoint_page import checkpoint_page
 from dfflib.workbook.claim_rules import MissingRows, gap
 
 _TRAINED = {
     Path(checkpoint_name(stage, seed, recipe.name)).stem: (stage, seed, recipe.name)
-    for recipe in RECIPES.values() for stage, seeds in recipe.seeds.items() for seed in seeds
+    for recipe in RECIPES.values() for stage, seeds in recipe.seeds.items() for seed in seeds if recipe.ships(stage, seed)
 }  # fmt: skip
 SHIPPED = tuple(_TRAINED)
 README = ROOT / "README.md"
@@ -98,7 +99,7 @@ def _renewed(run: Path, profile: profiles.Profile, readme: str, stage: Path) -> 
             evidence.check_figure(path)
             shutil.copyfile(path, figures / path.name)
     if any(weights.glob("*.safetensors")):
-        (weights / "README.md").write_text(checkpoint_table(weights, profile.name), encoding="utf-8", newline="\n")
+        (weights / "README.md").write_text(checkpoint_page(weights, profile.name), encoding="utf-8", newline="\n")
     claims.write_ledger(figures / "results", figures / "claims.md", profile.name)
     made = {target / path.relative_to(copy): path.read_bytes()
             for copy, target in ((weights, CHECKPOINTS), (figures, FIGURES))
@@ -149,47 +150,6 @@ def _replace_all(files: dict[Path, bytes]) -> list[Path]:
             for kind in (".new", ".old"):
                 place.with_suffix(kind).unlink(missing_ok=True)
     return list(files)
-
-
-def checkpoint_table(folder: Path = CHECKPOINTS, profile: str = "laptop") -> str:
-    """What is in ``data/checkpoints``, as a page: stage, seed, steps, device, time, validation, size and SHA-256.
-
-    Args:
-        folder: with the checkpoints.
-        profile: that trained them.
-    """
-    command = f"`dfflib train STAGE --profile {profile} --seed SEED --recipe RECIPE`"
-    lines = [
-        "# Shipped checkpoints",
-        "",
-        "Written by `dfflib publish` from the files' own headers. Files named `study_` and `shapes_` were trained on the",
-        "Shapes world (study and medium level, 128x128, seeds of the train part), the others on the train parts of the three",
-        "sample clips with intensity-threshold labels (their `flow_pretrain`: on frames moved by a known flow), `camvid_` on",
-        "nine tenths of CamVid's training split. `flow_pretrain` is shared by all seeds, and so is `study_keyframe`. The",
-        "metric is mIoU on the validation part, for `flow_pretrain` the end-point error in pixels. A file holds the parts that",
-        f"its stage trains, in half precision. Each is made again, on a CPU, by {command},",
-        "where the name is `RECIPE_STAGE_sSEED`; without a recipe in its name it is `threshold`, the default; all of them are",
-        f"made by `dfflib train-all --profile {profile}`. Beside each lies its log; `study_counts_sSEED.npz` holds what each",
-        "variant of the study got right, scene by scene (`dfflib.evaluation.variants`). The same command gives the same",
-        "weights, bit for bit, with one thread (`OMP_NUM_THREADS=1`) on the same kind of processor with the same versions;",
-        "SHA-256 is of the tensors, and `dfflib train` prints it.",
-        "",
-        "| file | steps | metric | seconds | device | MB | SHA-256 |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for path in sorted(folder.glob("*.safetensors")):
-        about = checkpoints.describe(path)[1]
-        try:
-            facts = (f"{about['steps']} | {about['metric']:.3f} | {about['seconds']:.0f}", in_markdown(about["device"]))
-        except (KeyError, ValueError, TypeError) as error:
-            raise DffError(
-                f"the header of {path} does not say how it was trained ({error}): restore the file."
-            ) from None
-        size = f"{path.stat().st_size / 1e6:.1f}"
-        lines.append(
-            f"| `{in_markdown(path.name)}` | {' | '.join(facts)} | {size} | `{checkpoints.as_shipped(path)[0]}` |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def _seeds_and_devices(rows: pd.DataFrame) -> tuple[list, str]:
@@ -282,7 +242,7 @@ def headline_table(rows: pd.DataFrame, differences: pd.DataFrame, intervals: tup
         f"second from a video file to labels, in batches, one run ({device}). *Frame* runs the network on every frame, *DFF* "
         f"carries its scores along its flow, *copy* leaves them where they are, *exact* carries them along the true flow, "
         f"which nobody knows; *DIS + N* was trained with classical flow; *Light* and *Lighter* are networks of a fifth and a "
-        f"sixteenth of the operations, on every frame. In brackets: where another 500 scenes would put the number.",
+        f"seventeenth of the operations, on every frame. In brackets: where another 500 scenes would put the number.",
     ]
     return "\n".join(lines)
 

@@ -95,16 +95,34 @@ def test_counting_continues_and_says_what_it_counted(trained, monkeypatch):
 
 
 def test_shipped_counts_serve_for_their_own_checkpoints_alone(trained, monkeypatch, tmp_path):
-    few = {name: variants.VARIANTS[name] for name in ("Frame",)}
+    few = {name: variants.VARIANTS[name] for name in ("Frame", "fix F")}
     monkeypatch.setattr(variants, "VARIANTS", few)
     monkeypatch.setattr(variants, "CHECKPOINTS", tmp_path)
     own = variants.counts(trained)
-    other = SceneCounts(own.methods, own.hit + 0, own.given, own.true, own.source)
-    other.hit[:] = 0
-    other.save(variants.kept_file(0))
+
+    def keep(source: str) -> None:
+        """Ship counts that show."""
+        SceneCounts(own.methods, 0 * own.hit, own.given, own.true, source).save(variants.kept_file(0))
+
+    keep(own.source)
     assert not variants.counts(trained).hit.any()
-    SceneCounts(own.methods, other.hit, own.given, own.true, "others").save(variants.kept_file(0))
-    assert (variants.counts(trained).hit == own.hit).all()
+    weights = variants.weights_of(own)
+    assert set(weights) == {f"study_{stage}_s0.safetensors" for stage in ("frame", "fix_flow", "flow_pretrain")}
+    for name, digest in weights.items():
+        keep(own.source.replace(digest, "another"))
+        assert (variants.counts(trained).hit == own.hit).all(), name
+
+    # A profile that starts from what ships asks for no more than that.
+    shipping = replace(trained, profile=replace(trained.profile, shipped=True))
+    monkeypatch.setattr(train, "CHECKPOINTS", trained.folder / "checkpoints")
+    monkeypatch.setattr(train, "train_stage", None)
+    keep(own.source)
+    kept = trained.folder / "checkpoints" / "study_fix_flow_s0.safetensors"
+    away = kept.rename(tmp_path / "away")
+    try:
+        assert not variants.counts(shipping).hit.any()
+    finally:
+        away.rename(kept)
 
 
 def test_the_headline_is_of_one_model(trained):

@@ -15,6 +15,8 @@ def test_correlation_against_a_naive_loop(batch, channels, height, width, radius
     rng = torch.Generator().manual_seed(height)
     current, key = (torch.randn(batch, channels, height, width, generator=rng, dtype=torch.float64) for _ in range(2))
     found = correlation(key, current, radius)
+    with torch.no_grad():
+        torch.testing.assert_close(correlation(key, current, radius), found)  # takes another way
     expected = torch.zeros_like(found)
     side = 2 * radius + 1
     for dy in range(-radius, radius + 1):
@@ -59,7 +61,9 @@ def test_the_expected_shift_is_where_the_match_is(shift):
     x, y = shift
     alike = torch.zeros(1, 49, 2, 5)
     alike[:, (y + 3) * 7 + x + 3] = 100.0
-    torch.testing.assert_close(expected_shift(alike, 3)[0, :, 1, 2], torch.tensor([float(x), float(y)]))
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(expected_shift(alike, 3)[0, :, 1, 2], torch.tensor([float(x), float(y)]))
     assert not expected_shift(torch.zeros(1, 49, 2, 5), 3).abs().max() > 1e-6  # no match: no motion
 
 

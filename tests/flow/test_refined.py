@@ -23,7 +23,7 @@ def test_an_untrained_network_says_nearly_what_classical_flow_says():
     key, current, truth = pair()
     with torch.no_grad():
         flow = source().image_flow(key, current)
-    guess = DISFlow("dense", input_stride=2).image_flow(key, current)
+    guess = DISFlow("quick", input_stride=2).image_flow(key, current)
     apart = (flow - guess).norm(dim=1).mean()
     assert apart < 0.5 * guess.norm(dim=1).mean()
     assert end_point_error(flow, truth) < truth.norm(dim=1).mean()
@@ -74,4 +74,4 @@ def test_its_work_is_counted_without_that_of_opencv():
 
     with torch.device("meta"):
         model = build(features=dict(name="pyramid", channels=8), flow=dict(name="refined", width=1.0, input_stride=2))
-    assert 4e7 < component_flops(model, (128, 128))["F"] < 2e8
+    assert 2e7 < component_flops(model, (128, 128))["F"] < 1e8

@@ -332,6 +332,8 @@ def test_shipped_files_are_those_of_todays_recipes():
     laptop = profiles.get("laptop")
     for recipe in recipes.RECIPES.values():
         for stage, seeds in recipe.seeds.items():
+            if not recipe.ships(stage, seeds[0]):
+                continue
             config, about = describe(CHECKPOINTS / recipes.checkpoint_name(stage, seeds[0], recipe.name))
             assert config == complete(recipe.model)
             if not recipe.starts(stage):

@@ -8,13 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dfflib.models.keyframe import FlowNetSegmenter, Normalise, PyramidSegmenter, ResidualSegmenter
+from dfflib.models.keyframe import (
+    FlowNetSegmenter,
+    LargePyramidSegmenter,
+    Normalise,
+    PyramidSegmenter,
+    ResidualSegmenter,
+)  # fmt: skip
 from dfflib.models.task import Segmentation
 
 torch.manual_seed(0)
 NETS = {
     "residual": ResidualSegmenter(8, (1, 2)).eval(),
     "pyramid": PyramidSegmenter(8).eval(),
+    "large_pyramid": LargePyramidSegmenter(8).eval(),
     "flownet_s": FlowNetSegmenter(3, 0.03).eval(),
 }
 
@@ -29,18 +36,19 @@ def test_sizes_round_up_at_the_stride(name, height, width):
     net = NETS[name]
     with torch.no_grad():
         features = net(images(1, 3, height, width))
-    assert net.stride == (2 if name == "pyramid" else 4)
+    assert net.stride == (2 if "pyramid" in name else 4)
     assert features.shape == (1, net.channels, math.ceil(height / net.stride), math.ceil(width / net.stride))
 
 
 def test_channels():
     assert NETS["residual"].channels == 8 and ResidualSegmenter().channels == 64
     assert NETS["pyramid"].channels == 8 and PyramidSegmenter().channels == 32
+    assert [stage[0].out_channels for stage in NETS["large_pyramid"].halve] == [12, 16, 16]
     assert NETS["flownet_s"].channels == 3, "the prototype propagates scores, one map per class"
     assert sum(isinstance(m, nn.Conv2d) for m in ResidualSegmenter(8, (1, 2, 4)).modules()) == 2 + 2 * 3
 
 
-@pytest.mark.parametrize("name", ["residual", "pyramid"])
+@pytest.mark.parametrize("name", ["residual", "pyramid", "large_pyramid"])
 def test_features_come_out_of_a_relu_and_scores_do_not(name):
     with torch.no_grad():
         features, scores = (NETS[n](images(2, 3, 40, 40)) for n in (name, "flownet_s"))

@@ -21,6 +21,7 @@ from dfflib.paths import CHECKPOINTS, FIGURES, NOTEBOOKS, ROOT, write_atomically
 from dfflib.training import recipes, trainer
 from dfflib.training.stages import PARTS
 from dfflib.workbook import pages, publish
+from dfflib.workbook.checkpoint_page import checkpoint_page
 from dfflib.workbook.claims import write_ledger
 from dfflib.workbook.reproduce import digest_of
 
@@ -101,7 +102,7 @@ def test_readme_table_is_generated():
 
 
 def test_checkpoint_table_is_generated():
-    assert (publish.CHECKPOINTS / "README.md").read_text(encoding="utf-8") == publish.checkpoint_table(), (
+    assert (publish.CHECKPOINTS / "README.md").read_text(encoding="utf-8") == checkpoint_page(), (
         "run `dfflib publish` again"
     )
     assert {path.stem for path in publish.CHECKPOINTS.glob("*.safetensors")} == set(publish.SHIPPED)
@@ -144,7 +145,7 @@ def lay_out(folder: Path, checkpoints: str = "keyframe_s0.*", link=os.link) -> t
     for path in CHECKPOINTS.glob(checkpoints):
         link(path, repo / "checkpoints" / path.name)
         shutil.copy(path, run / "checkpoints")
-    (repo / "checkpoints" / "README.md").write_text(publish.checkpoint_table(repo / "checkpoints"), encoding="utf-8")
+    (repo / "checkpoints" / "README.md").write_text(checkpoint_page(repo / "checkpoints"), encoding="utf-8")
     shutil.copy(publish.README, repo)
     for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"):
         note(run, path.stem)
