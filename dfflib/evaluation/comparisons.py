@@ -55,8 +55,8 @@ def flow_errors(
 
     Returns:
         Tidy rows of experiment ``05_flow_errors``: metrics ``epe`` (all pixels) and ``epe_visible`` (not hidden in the key
-        frame); methods are the stages, ``DIS medium``, ``DIS dense, half size`` (the guess that the networks start from), and
-        ``zero``.
+        frame); methods are the stages, ``DIS medium``, ``DIS dense, half size`` (the rival), ``DIS quick, half size`` (the guess that
+        the networks start from), and ``zero``.
     """
     networks, pairs = {}, run.profile.clips
     for stage in stages:
@@ -64,7 +64,8 @@ def flow_errors(
         networks[stage] = train.load(run, (*start, stage), "study", progress).flow_source
 
     sources: dict[str, FlowSource] = {**networks, "DIS medium": DISFlow("medium"), "zero": ZeroFlow()}
-    sources["DIS dense, half size"] = DISFlow("dense", input_stride=2)
+    for preset in ("dense", "quick"):
+        sources[f"DIS {preset}, half size"] = DISFlow(preset, input_stride=2)
     rows = []
     for offset in offsets:
         data = ShapesPairs(split, LEVEL, SHAPES_SIZE, length=pairs, interval=offset)

@@ -1,7 +1,7 @@
 """Flow made to fit the pictures: a variational refinement by OpenCV (Brox et al., ECCV 2004, as in DIS), on the CPU.
 
-What a network says on a coarse grid is right to a fraction of its cell. A few steps towards the flow that explains grey values and
-their gradients, and is smooth elsewhere, find the fraction of a pixel. They find no other motion, so the start has to be right.
+What a network says on a coarse grid is right to a fraction of its cell. A few steps towards the flow that explains grey values
+and their gradients, and is smooth elsewhere, find the fraction of a pixel. They find no other motion: the start has to be right.
 """
 
 import cv2

@@ -6,7 +6,6 @@ is a class like `Segmentation`, and its line in `dfflib.models.build.NETWORKS`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import cv2
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from dfflib.data.clips import IGNORE, Clip, check_labels
 from dfflib.data.pairs import Batch
 from dfflib.errors import DffError
-from dfflib.machine import in_threads
 from dfflib.metrics import ConfusionMatrix
 from dfflib.models.arguments import Argument
 from dfflib.viz import overlay
@@ -200,16 +198,9 @@ def best_classes(scores: Tensor, size: tuple[int, int]) -> Tensor:
         for one, found in zip(scores.split(1), labels, strict=True):
             found.copy_(F.interpolate(one, size=size, mode="bilinear").max(1).indices[0])
         return labels
-    pictures = zip(scores.detach().float().contiguous().numpy(), labels.numpy(), strict=True)
-    in_threads(partial(_label, size=size), list(pictures))
-    return labels
-
-
-def _label(_: int, pictures: list[tuple[np.ndarray, np.ndarray]], size: tuple[int, int]) -> list[None]:
-    """Write the classes of each picture where they belong, for `best_classes`."""
     best, score = np.empty((2, *size), np.float32)
     index, better = np.empty((2, *size), np.uint8)
-    for maps, found in pictures:
+    for maps, found in zip(scores.detach().float().contiguous().numpy(), labels.numpy(), strict=True):
         cv2.resize(maps[0], size[::-1], dst=best)
         index[:] = 0
         for number, cells in enumerate(maps[1:], 1):
@@ -218,4 +209,4 @@ def _label(_: int, pictures: list[tuple[np.ndarray, np.ndarray]], size: tuple[in
             np.maximum(score, best, out=best)
             np.maximum(index, np.multiply(better, number, out=better), out=index)  # numbers rise
         found[:] = index
-    return [None] * len(pictures)
+    return labels
