@@ -1,12 +1,13 @@
 """The machine that a result was made on: processor, GPU, cores, and versions."""
 
 import contextlib
+import itertools
 import os
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,13 +57,14 @@ def one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_threads(work: Callable[[int, list[Item]], Iterable[Result]], items: Sequence[Item]) -> list[Result]:
-    """One result for each item, in their order, from as many threads as PyTorch takes; for work that leaves Python's lock.
+def in_threads(work: Callable[[list[Item]], Result], items: Sequence[Item]) -> list[Result]:
+    """Items shared out to as many threads as PyTorch takes; results of ``work(part)``, in the order of the parts.
 
-    That serves small pictures better than OpenCV's own threads; each of ours has the share of these that is left for it.
+    Each part has one thread of PyTorch's and OpenCV's own, and they meet once, at the end: small pictures are soon done, and
+    threads that share every operation on them would mostly wait for each other. A single part has all threads.
 
     Args:
-        work: ``work(number of the thread, its items)`` gives their results.
+        work: on one part; it spends its time outside of Python.
         items: any.
     """
     import cv2
@@ -70,15 +72,16 @@ def in_threads(work: Callable[[int, list[Item]], Iterable[Result]], items: Seque
 
     threads, before = torch.get_num_threads(), cv2.getNumThreads()
     count = max(1, min(threads, len(items)))
-    cv2.setNumThreads(max(1, threads // count))
+    ends = [len(items) * n // count for n in range(count + 1)]
+    parts = [list(items[start:end]) for start, end in itertools.pairwise(ends)]
+    cv2.setNumThreads(threads // count)
     try:
         if count == 1:
-            return list(work(0, list(items)))
-        with ThreadPoolExecutor(count) as pool:
-            parts = list(pool.map(lambda n: list(work(n, list(items[n::count]))), range(count)))
+            return [work(parts[0])]
+        with one_thread_each(), ThreadPoolExecutor(count) as pool:
+            return list(pool.map(work, parts))
     finally:
         cv2.setNumThreads(before)
-    return [parts[n % count][n // count] for n in range(len(items))]
 
 
 def revision() -> str:

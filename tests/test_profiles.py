@@ -72,21 +72,28 @@ def test_the_device_is_described_in_words():
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_threads_share_the_items_and_their_results_keep_the_order(threads, count, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    shares = []
+def test_threads_share_the_items_and_their_results_keep_the_order(threads, count):
+    parts, alone = [], []
 
-    def squares(thread: int, items: list[int]):
-        shares.append((thread, items))
-        return (item**2 for item in items)
+    def squares(items: list[int]) -> list[int]:
+        parts.append(items)
+        alone.append(torch.get_num_threads() == 1)
+        return [item**2 for item in items]
 
-    assert machine.in_threads(squares, range(count)) == [n**2 for n in range(count)]
-    assert sorted(n for _, items in shares for n in items) == list(range(count))
-    assert sorted(thread for thread, _ in shares) == list(range(max(1, min(threads, count))))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = machine.in_threads(squares, range(count))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == len(parts) == max(1, min(threads, count)) and all(alone) == (len(parts) > 1 or threads == 1)
+    assert [n for part in found for n in part] == [n**2 for n in range(count)]
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_an_error_in_a_thread_comes_out_and_opencv_has_its_threads_back():
     before = cv2.getNumThreads()
     with pytest.raises(ZeroDivisionError):
-        machine.in_threads(lambda _, items: [1 // item for item in items], [1, 0])
+        machine.in_threads(lambda items: [1 // item for item in items], [1, 0])
     assert cv2.getNumThreads() == before

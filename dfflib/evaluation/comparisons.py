@@ -55,8 +55,8 @@ def flow_errors(
 
     Returns:
         Tidy rows of experiment ``05_flow_errors``: metrics ``epe`` (all pixels) and ``epe_visible`` (not hidden in the key
-        frame); methods are the stages, ``DIS medium``, ``DIS dense, half size`` (the rival), ``DIS quick, half size`` (the guess that
-        the networks start from), and ``zero``.
+        frame); methods are the stages, ``DIS medium``, ``DIS dense, half size`` (the rival), ``DIS quick, half size`` (the
+        guess that the networks start from), and ``zero``.
     """
     networks, pairs = {}, run.profile.clips
     for stage in stages:

@@ -107,7 +107,8 @@ class RefinedFlowNet(nn.Module):
 
         flow = double(flow * 2)[..., : size[0], : size[1]]
         if not flow.is_meta:
-            flow = flow + (fitted(flow.detach(), key_grey, grey) - flow.detach())  # the gradient passes by
+            found = fitted(flow, key_grey, grey)
+            flow = flow + (found - flow.detach()) if flow.requires_grad else found  # the gradient passes by
         return [*levels, flow / FLOW_UNIT], seen
 
     def _classical(self, key: Tensor, current: Tensor) -> Tensor:

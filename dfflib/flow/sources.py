@@ -281,8 +281,8 @@ class DISFlow(FlowSource):
         if preset not in self.PRESETS:
             raise ValueError(f"preset is {preset!r}: choose one of {', '.join(self.PRESETS)}.")
         self.preset, self.input_stride = preset, input_stride
-        # OpenCV's objects by thread and size of picture, made when first used: a small picture changes their scales for good.
-        self._workers: dict[tuple[int, ...], cv2.DISOpticalFlow] = {}
+        # OpenCV's objects by size of picture, for a small one changes their scales for good; a thread takes one for its work.
+        self._idle: dict[tuple[int, ...], list[cv2.DISOpticalFlow]] = {}
 
     def image_flow(self, key: Tensor, current: Tensor) -> Tensor:
         """Flow from current to key at image size, in pixels, ``(N, 2, H, W)``."""
@@ -308,20 +308,24 @@ class DISFlow(FlowSource):
             currents: from `grey`.
         """
         pairs = list(zip(currents.numpy(), keys.expand_as(currents).numpy(), strict=True))
-        flows = torch.from_numpy(np.stack(in_threads(self._estimated, pairs)))
-        return resize_flow(flows.permute(0, 3, 1, 2), currents.shape[1:])
+        flows = torch.from_numpy(np.concatenate(in_threads(self._estimated, pairs)))
+        return resize_flow(flows.permute(0, 3, 1, 2).contiguous(), currents.shape[1:])
 
-    def _estimated(self, worker: int, pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-        """Flow ``(H, W, 2)`` from each current picture to its key picture; both are enlarged if they are small."""
-        size = pairs[0][0].shape
+    def _estimated(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Flow ``(N, H, W, 2)`` from each current picture to its key picture; both are enlarged if they are small."""
+        size, nothing = pairs[0][0].shape, cast(np.ndarray, None)  # no flow to start from
         factor = max(1, -(-self.SMALLEST // min(size)))
         if factor > 1:
             wide = (size[1] * factor, size[0] * factor)
             pairs = [(cv2.resize(current, wide), cv2.resize(key, wide)) for current, key in pairs]
-        place, nothing = (worker, *pairs[0][0].shape), cast(np.ndarray, None)  # no flow to start from
-        if place not in self._workers:
-            self._workers[place] = self._new()
-        return [self._workers[place].calc(current, key, nothing) for current, key in pairs]
+        idle = self._idle.setdefault(size, [])
+        try:
+            method = idle.pop()
+        except IndexError:  # all are at work
+            method = self._new()
+        found = np.stack([method.calc(current, key, nothing) for current, key in pairs])
+        idle.append(method)
+        return found
 
     def _new(self) -> cv2.DISOpticalFlow:
         flow = cv2.DISOpticalFlow.create(self.PRESETS[self.preset])
@@ -351,4 +355,4 @@ class DISFlow(FlowSource):
         return cv2.convertScaleAbs(np.maximum(grey, 0), alpha=255)  # rounded, and at most 255
 
     def __getstate__(self):
-        return {**self.__dict__, "_workers": {}}
+        return {**self.__dict__, "_idle": {}}

@@ -1,7 +1,7 @@
 """Flow made to fit the pictures: a variational refinement by OpenCV (Brox et al., ECCV 2004, as in DIS), on the CPU.
 
 What a network says on a coarse grid is right to a fraction of its cell. A few steps towards the flow that explains grey values
-and their gradients, and is smooth elsewhere, find the fraction of a pixel. They find no other motion: the start has to be right.
+and their gradients, and is smooth elsewhere, find the fraction of a pixel. They find no other motion: the start must be right.
 """
 
 import cv2
@@ -30,15 +30,15 @@ def fitted(flow: Tensor, keys: Tensor, currents: Tensor) -> Tensor:
     """
     starts = flow.permute(0, 2, 3, 1).float().cpu().contiguous().numpy()
     items = list(zip(starts, currents.numpy(), keys.expand_as(currents).numpy(), strict=True))
-    found = torch.from_numpy(np.stack(in_threads(_refined, items)))
+    found = torch.from_numpy(np.concatenate(in_threads(_refined, items)))
     return found.permute(0, 3, 1, 2).to(flow)
 
 
-def _refined(_: int, items: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+def _refined(items: list[tuple[np.ndarray, ...]]) -> np.ndarray:
     method = cv2.VariationalRefinement.create()
     method.setFixedPointIterations(ITERATIONS[0])
     method.setSorIterations(ITERATIONS[1])
     for put, weight in zip((method.setAlpha, method.setDelta, method.setGamma), WEIGHTS, strict=True):
         put(weight)
     method.setOmega(RELAXATION)
-    return [method.calc(current, key, start.copy()) for start, current, key in items]
+    return np.stack([method.calc(current, key, start.copy()) for start, current, key in items])

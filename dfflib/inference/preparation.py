@@ -44,6 +44,7 @@ def prepare(model: DeepFeatureFlow, device: str | torch.device | None = None, co
     fold_batch_norm(ready)
     ready = ready.to(device).to(memory_format=torch.channels_last)
     ready.scores_travel = ready.scores_travel or can_carry_scores(ready)
+    ready.compiled = compile
     if compile:
         ready.feature_net.forward = _compiled(ready.feature_net)
         if hasattr(ready.flow_source, "net"):
@@ -142,7 +143,7 @@ class Packed:
         if size not in self.packed:
             weight = getattr(ops, f"_reorder_{self.kind}_weight")(self.layer.weight.detach(), *self.shape, shape)
             layout = ops._get_mkldnn_serialized_md
-            alike = (w for w in self.packed.values() if torch.equal(layout(w), layout(weight)))
+            alike = (w for w in list(self.packed.values()) if torch.equal(layout(w), layout(weight)))
             self.packed[size] = next(alike, weight)
         return self.packed[size]
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from dfflib.data.video import VideoStream, VideoWriter, read_stream
@@ -34,6 +35,7 @@ from dfflib.errors import DffError
 from dfflib.flow import DISFlow, FlowSource, ZeroFlow
 from dfflib.inference.preparation import autocast, prepare
 from dfflib.inference.schedule import FixedInterval
+from dfflib.machine import in_threads
 from dfflib.models import checkpoints
 from dfflib.models.dff import DeepFeatureFlow, image_size
 from dfflib.paths import CHECKPOINTS, output_file
@@ -121,17 +123,21 @@ class Engine:
         """Result for a key frame ``(3, H, W)`` uint8, which the next frames are propagated from."""
         return self.keys([frame])[0]
 
-    @torch.inference_mode()
     def keys(self, frames: list[Tensor]) -> Any:
         """Results for key frames of one size, which the next frames are propagated from."""
         check_frames(frames, "the key frame")
-        with autocast(self.device, self.precision):
-            images = self.images(frames)
-            features = self.model.extract(images)
-            self._keys = _KeyFrames(frames[0].shape, features, self.model.flow_source.encode_key(images))
-            return self.results(features, image_size(frames[0]))
 
-    @torch.inference_mode()
+        def work(part: list[Tensor]) -> tuple[Any, Tensor, Any]:
+            """Results, features, and what the flow source computes."""
+            images = self.images(part)
+            features = self.model.extract(images)
+            encoded = self.model.flow_source.encode_key(images)
+            return self.results(features, image_size(part[0])), features, encoded
+
+        results, features, encoded = zip(*self._shared_out(work, frames), strict=True)
+        self._keys = _KeyFrames(frames[0].shape, _joined(features), tree_map(lambda *maps: _joined(maps), *encoded))
+        return _joined(results)
+
     def others(self, frames: list[Tensor], rows: Sequence[int] = ()) -> Any:
         """Results for frames of one size by way of key frames.
 
@@ -143,10 +149,16 @@ class Engine:
         if self._keys is None:
             raise DffError("there is no key frame yet: give one to Engine.key first.")
         check_frames(frames, "a frame", self._keys.shape)
-        with autocast(self.device, self.precision):
-            features, encoded = self._for_each(rows or [len(self._keys.features) - 1])
-            flow, scale = self.model.flow_source.estimate(encoded, self.images(frames), image_size(features))
-            return self.results(self.model.move(features, flow, scale), image_size(frames[0]))
+
+        def work(part: list[tuple[Tensor, int]]) -> Any:
+            """Results."""
+            own, places = zip(*part, strict=True)
+            features, encoded = self._for_each(places)
+            flow, scale = self.model.flow_source.estimate(encoded, self.images(own), image_size(features))
+            return self.results(self.model.move(features, flow, scale), image_size(own[0]))
+
+        last = [len(self._keys.features) - 1] * len(frames)
+        return _joined(self._shared_out(work, list(zip(frames, rows or last, strict=True))))
 
     def _for_each(self, rows: Sequence[int]) -> tuple[Tensor, Any]:
         """Features, and what the flow source has computed, of a key frame for each row: of one for all if it is the same."""
@@ -157,14 +169,29 @@ class Engine:
             return features, encoded
         return features[list(rows)], self.model.flow_source.rows(encoded, rows)
 
-    @torch.inference_mode()
     def alone(self, frames: list[Tensor]) -> Any:
         """Results for frames of one size, each by itself: all of them are key frames that nothing is propagated from."""
         check_frames(frames, "a frame")
-        with autocast(self.device, self.precision):
-            return self.results(self.model.extract(self.images(frames)), image_size(frames[0]))
 
-    def images(self, frames: list[Tensor]) -> Tensor:
+        def work(part: list[Tensor]) -> Any:
+            """Results."""
+            return self.results(self.model.extract(self.images(part)), image_size(part[0]))
+
+        return _joined(self._shared_out(work, frames))
+
+    def _shared_out(self, work: Callable[[list], Any], items: list) -> list:
+        """What ``work(part)`` gives for the items of a batch: on a CPU for as many parts as there are threads, side by side."""
+
+        def inferred(part: list) -> Any:
+            """Without gradients, in the engine's precision; every thread has to be told."""
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                return work(part)
+
+        if self.device.type != "cpu" or self.model.compiled:
+            return [inferred(items)]
+        return in_threads(inferred, items)
+
+    def images(self, frames: Sequence[Tensor]) -> Tensor:
         """``(N, 3, h, w)`` in [0, 1], channels-last; never enlarged. What is done to a frame once, whatever it is used for."""
         size = image_size(frames[0])
         seen = self.seen(size)
@@ -198,6 +225,13 @@ class Engine:
     def results(self, features: Tensor, size: tuple[int, int]) -> Any:
         """The task's results for features of frames of a size, on the CPU."""
         return self.model.task.fast_results(self.model.n_task(features), size, self.labels == "coarse")
+
+
+def _joined(parts: Sequence) -> Any:
+    """Rows of parts as one, tensors or lists."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else list(itertools.chain(*parts))
 
 
 def check_frame(frame: Tensor, what: str, shape: tuple[int, ...] | None = None) -> None:

@@ -50,6 +50,7 @@ class DeepFeatureFlow(nn.Module):
         self.feature_net, self.task_net, self.flow_source = feature_net, task_net, flow_source
         self.padding_mode, self.task = padding_mode, task or Segmentation()
         self.scores_travel = self.task.scores_travel
+        self.compiled = False  # its networks, by `dfflib.inference.preparation.prepare`
 
     def extract(self, key: Tensor) -> Tensor:
         """Features of a key frame: ``(N, 3, H, W)`` in [0, 1] -> ``(N, C, ceil(H/stride), ceil(W/stride))``.

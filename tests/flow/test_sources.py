@@ -234,7 +234,7 @@ def test_dis_is_copied_and_pickled_after_use():
     flow = source.image_flow(*pair)
     for twin in (copy.deepcopy(source), pickle.loads(pickle.dumps(source))):
         assert twin.preset == "fast" and torch.equal(twin.image_flow(*pair), flow)
-    assert source._workers  # the original keeps its own
+    assert source._idle  # the original keeps its own
 
 
 @pytest.mark.parametrize("preset", list(DISFlow.PRESETS))
