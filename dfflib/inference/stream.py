@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from dfflib.data.video import VideoStream, VideoWriter, read_stream
@@ -123,20 +122,15 @@ class Engine:
         """Result for a key frame ``(3, H, W)`` uint8, which the next frames are propagated from."""
         return self.keys([frame])[0]
 
+    @torch.inference_mode()
     def keys(self, frames: list[Tensor]) -> Any:
         """Results for key frames of one size, which the next frames are propagated from."""
         check_frames(frames, "the key frame")
-
-        def work(part: list[Tensor]) -> tuple[Any, Tensor, Any]:
-            """Results, features, and what the flow source computes."""
-            images = self.images(part)
+        with autocast(self.device, self.precision):
+            images = self.images(frames)
             features = self.model.extract(images)
-            encoded = self.model.flow_source.encode_key(images)
-            return self.results(features, image_size(part[0])), features, encoded
-
-        results, features, encoded = zip(*self._shared_out(work, frames), strict=True)
-        self._keys = _KeyFrames(frames[0].shape, _joined(features), tree_map(lambda *maps: _joined(maps), *encoded))
-        return _joined(results)
+            self._keys = _KeyFrames(frames[0].shape, features, self.model.flow_source.encode_key(images))
+            return self.results(features, image_size(frames[0]))
 
     def others(self, frames: list[Tensor], rows: Sequence[int] = ()) -> Any:
         """Results for frames of one size by way of key frames.
@@ -169,18 +163,18 @@ class Engine:
             return features, encoded
         return features[list(rows)], self.model.flow_source.rows(encoded, rows)
 
+    @torch.inference_mode()
     def alone(self, frames: list[Tensor]) -> Any:
         """Results for frames of one size, each by itself: all of them are key frames that nothing is propagated from."""
         check_frames(frames, "a frame")
-
-        def work(part: list[Tensor]) -> Any:
-            """Results."""
-            return self.results(self.model.extract(self.images(part)), image_size(part[0]))
-
-        return _joined(self._shared_out(work, frames))
+        with autocast(self.device, self.precision):
+            return self.results(self.model.extract(self.images(frames)), image_size(frames[0]))
 
     def _shared_out(self, work: Callable[[list], Any], items: list) -> list:
-        """What ``work(part)`` gives for the items of a batch: on a CPU for as many parts as there are threads, side by side."""
+        """What ``work(part)`` gives for the items of a batch: on a CPU for as many parts as there are threads, side by side.
+
+        That is for light work, of many small operations; in a large network threads gain more by sharing each operation.
+        """
 
         def inferred(part: list) -> Any:
             """Without gradients, in the engine's precision; every thread has to be told."""
