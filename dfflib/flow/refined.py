@@ -37,18 +37,20 @@ class RefinedFlowNet(nn.Module):
         radii: at strides 4 and 2, features are compared with those up to so many cells away, in each direction.
     """
 
-    def __init__(self, inputs: int = 6, outputs: int = 2, width: float = 1.0, radii: tuple[int, int] = (3, 2)):
+    def __init__(self, inputs: int = 6, outputs: int = 2, width: float = 1.0, radii: tuple[int, int] = (3, 3)):
         super().__init__()
-        first, fine, coarse, hidden = (max(4, round(count * width)) for count in (12, 20, 32, 24))
+        first, fine, coarse, hidden = (max(4, round(count * width)) for count in (16, 24, 48, 32))
         self.guess = DISFlow("quick")
-        self.fine = nn.Sequential(conv(inputs // 2, first, 3, 2), conv(first, fine, 3))
+        self.fine = nn.Sequential(conv(inputs // 2, first, 3, 2), conv(first, fine, 3), conv(fine, fine, 3))
         self.coarse = nn.Sequential(conv(fine, coarse, 3, 2), conv(coarse, coarse, 3))
         matches = [(2 * radius + 1) ** 2 for radius in radii]
         seen = matches[0] + coarse + 2 * outputs + 1
-        self.look = nn.Sequential(conv(seen, coarse, 3), conv(coarse, coarse, 3, 1, 2), conv(coarse, coarse, 3, 1, 4))
+        self.look = nn.Sequential(
+            conv(seen, coarse, 3), conv(coarse, coarse, 3, 1, 2), conv(coarse, coarse, 3, 1, 4), conv(coarse, coarse, 3)
+        )
         self.bring = conv(coarse, hidden, 1)
         seen = matches[1] + fine + hidden + 3 * outputs + 2
-        self.decide = nn.Sequential(conv(seen, hidden, 1), conv(hidden, hidden, 3))
+        self.decide = nn.Sequential(conv(seen, hidden, 1), conv(hidden, hidden, 3), conv(hidden, hidden, 3))
         # of each level a correction, and a share of the shift
         self.predict = nn.ModuleList((nn.Conv2d(coarse, outputs + 1, 3, 1, 1), nn.Conv2d(hidden, outputs + 1, 1)))
         self.sharpness = nn.Parameter(torch.full((2,), 10.0))  # of the match
