@@ -25,9 +25,10 @@ from dfflib.errors import DffError
 from dfflib.evaluation.flops import CLASSES, TABLE2_FLOWS
 from dfflib.evaluation.timing import median_ms, medians_ms, parts, speedup
 from dfflib.flow import DISFlow
+from dfflib.inference.engine import Engine
 from dfflib.inference.preparation import keep_memory, prepare
 from dfflib.inference.schedule import FixedInterval
-from dfflib.inference.stream import Engine, predictions, segment_video
+from dfflib.inference.stream import predictions, segment_video
 from dfflib.limits import check
 from dfflib.models.build import build
 from dfflib.models.dff import DeepFeatureFlow

@@ -19,9 +19,10 @@ from dfflib.data.video.prefetch import prefetch
 from dfflib.evaluation.bench import made_video
 from dfflib.evaluation.scenes import Bootstrap, measured
 from dfflib.evaluation.variants import VARIANTS
+from dfflib.inference.engine import Engine
 from dfflib.inference.preparation import prepare
 from dfflib.inference.schedule import FixedInterval
-from dfflib.inference.stream import AHEAD, Engine, predictions
+from dfflib.inference.stream import AHEAD, predictions
 from dfflib.run import Run
 from dfflib.training import train
 from dfflib.training.recipes import SHAPES_SIZE

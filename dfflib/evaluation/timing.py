@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from dfflib.inference.engine import Engine
 from dfflib.inference.preparation import autocast, prepare
-from dfflib.inference.stream import Engine
 from dfflib.models.dff import DeepFeatureFlow
 
 

@@ -54,11 +54,16 @@ def plan(names: Iterable[str], profile: str, supplementary: bool = True) -> dict
     chosen = profiles.get(profile)
     starts: dict[Job, set[Job]] = {}
 
+    def wanted(job: Job) -> bool:
+        """Is it to be trained, or taken?"""
+        return supplementary or not recipes.get(job.recipe).is_supplementary(job.stage, job.seed)
+
     def add(job: Job) -> None:
         """A job and all before it."""
         if job not in starts:
             recipe = recipes.get(job.recipe)
             before = [Job(recipe.owner(s), s, recipe.seed_of(s, job.seed)) for s in recipe.starts(job.stage)]
+            before = [other for other in before if wanted(other)]
             starts[job] = set(before)
             for other in before:
                 add(other)
@@ -66,8 +71,8 @@ def plan(names: Iterable[str], profile: str, supplementary: bool = True) -> dict
     for name in names:
         for stage, seeds in recipes.get(name).seeds.items():
             for seed in seeds:
-                if supplementary or not recipes.get(name).is_supplementary(seed):
-                    add(Job(name, stage, seed))
+                if wanted(job := Job(name, stage, seed)):
+                    add(job)
 
     def steps_to_go(job: Job) -> int:
         """Steps from the beginning of a job to the end of the longest chain of jobs that wait for it."""

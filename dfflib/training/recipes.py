@@ -60,6 +60,7 @@ class Recipe:
             (`dfflib.evaluation.variants.counts`).
         supplementary: of one seed, for a figure or a table of its own: profiles that train from nothing take the shipped
             checkpoints of such a recipe, unless it has been trained in the run (`dfflib.training.jobs`).
+        long: stages whose shipped checkpoints such profiles take too, for they would take an hour or more.
         peak_lr: of stages whose learning rate is another than `dfflib.training.stages.PEAK_LR`.
         shared: stage -> recipe whose checkpoint of that stage serves here too.
         schedule: which of a profile's steps (`dfflib.profiles.Profile.steps_of`).
@@ -77,6 +78,7 @@ class Recipe:
     seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
     unshipped: dict[str, tuple[int, ...]] = field(default_factory=dict)
     supplementary: bool = False
+    long: tuple[str, ...] = ()
     peak_lr: dict[str, float] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
     schedule: str = "shapes"
@@ -93,9 +95,9 @@ class Recipe:
         """Peak learning rate of a stage."""
         return self.peak_lr.get(stage, PEAK_LR[stage])
 
-    def is_supplementary(self, seed: int) -> bool:
-        """Do profiles that train from nothing take the shipped checkpoints of a seed?"""
-        return self.supplementary or (self.common_start and seed > 0)
+    def is_supplementary(self, stage: str, seed: int) -> bool:
+        """Do profiles that train from nothing take the shipped checkpoint of a stage and seed?"""
+        return self.supplementary or stage in self.long or (self.common_start and seed > 0)
 
     def ships(self, stage: str, seed: int) -> bool:
         """Are the weights of a stage part of the workbook?"""
@@ -195,7 +197,7 @@ RECIPES = {
         ),
         # what does not train N further takes the N that was trained on single frames for as long as all others
         dict(flow_detached=("frame", "flow_pretrain")), _study_batches, workers=True, schedule="study",
-        common_start=True, rival=("dense", 2),
+        common_start=True, rival=("dense", 2), long=("keyframe",),
         seeds=dict(keyframe=(0,), flow_pretrain=(0,), **dict.fromkeys(_LATER, STUDY_SEEDS)),
         unshipped=dict.fromkeys(_LATER, STUDY_SEEDS[1:]) | dict(fix_flow=STUDY_SEEDS),
         peak_lr=dict(flow_pretrain=2e-3, **dict.fromkeys(_LATER, 1e-3)),

@@ -24,17 +24,22 @@ from dfflib.training.trainer import Settings, Trained, _Trainer
 def ensure(run: Run, stage: str, recipe: str = "threshold", progress: bool = True) -> Path:
     """Checkpoint of a stage: this run's, trained if need be, or the shipped one.
 
-    The shipped one serves where the profile starts from those; and for supplementary recipes, where this run has not trained
-    one.
+    The shipped one serves where the profile starts from those; and for supplementary stages
+    (`dfflib.training.recipes.Recipe.is_supplementary`), where this run has not trained one.
     """
     recipe = recipes.get(recipe).owner(stage)
-    shipped = shipped_file(stage, run.seed, recipe)
-    if shipped.is_file():
-        if run.profile.shipped:
-            return shipped
-        if recipes.get(recipe).is_supplementary(run.seed) and not is_trained(run, stage, recipe):
-            return shipped
+    if _takes_shipped(run, stage, recipe):
+        return shipped_file(stage, run.seed, recipe)
     return train_stage(run, stage, recipe, progress=progress).checkpoint
+
+
+def _takes_shipped(run: Run, stage: str, recipe: str) -> bool:
+    """Does the shipped checkpoint serve a run?"""
+    if not shipped_file(stage, run.seed, recipe).is_file():
+        return False
+    return run.profile.shipped or (
+        recipes.get(recipe).is_supplementary(stage, run.seed) and not is_trained(run, stage, recipe)
+    )
 
 
 def shipped_file(stage: str, seed: int, recipe: str = "threshold") -> Path:
@@ -52,12 +57,11 @@ def load(run: Run, stages: Iterable[str], recipe: str = "threshold", progress: b
 
 
 def is_trained(run: Run, stage: str, recipe: str = "threshold") -> bool:
-    """Has this run trained a stage, and every stage that it starts from, with the settings of today?"""
+    """Has this run trained a stage with the settings of today, and every stage that it starts from and does not take?"""
     wanted, start = recipes.get(recipe), []
     for name in wanted.starts(stage):
         owner = wanted.owner(name)
-        shipped = run.profile.shipped and shipped_file(name, run.seed, owner).is_file()
-        if not shipped and not is_trained(run, name, owner):
+        if not _takes_shipped(run, name, owner) and not is_trained(run, name, owner):
             return False
         start.append(ensure(run, name, owner))
     return _trainer(run, stage, recipe, wanted.steps(stage, run.profile), start).is_finished()

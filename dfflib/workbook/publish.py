@@ -83,7 +83,8 @@ def _renewed(run: Path, profile: profiles.Profile, readme: str, stage: Path) -> 
         raise DffError(f"{run} has trained {new[0]} anew, but its notebooks {', '.join(missing)} have not finished, so numbers "
                        f"here would not be of these checkpoints: run `dfflib reproduce --profile {profile.name}`.")  # fmt: skip
     proven = all((run / "checkpoints" / f"{name}.safetensors").is_file()
-                 for name, (_, seed, recipe) in _TRAINED.items() if not RECIPES[recipe].is_supplementary(seed))  # fmt: skip
+                 for name, (stage, seed, recipe) in _TRAINED.items()
+                 if not RECIPES[recipe].is_supplementary(stage, seed))  # fmt: skip
     for counts in sorted((run / "counts").glob("study_counts_s*.npz")):
         shutil.copyfile(counts, weights / counts.name)
     drawn = set(re.findall(r"figures/([\w.-]+\.(?:png|gif))", readme))
@@ -120,7 +121,7 @@ def _take_checkpoints(run: Path, profile: profiles.Profile, folder: Path) -> lis
             new.append(name)
     for name, path in here.items():  # what is as before may not start from what is new
         stage, seed, recipe = _TRAINED[name]
-        if name in new or (new and not RECIPES[recipe].is_supplementary(seed)):
+        if name in new or (new and not RECIPES[recipe].is_supplementary(stage, seed)):
             evidence.check_checkpoint(path, stage, seed, recipe, profile, run)
             shutil.copyfile(path.with_suffix(".csv"), folder / f"{name}.csv")
     return new

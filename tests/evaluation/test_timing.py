@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dfflib.evaluation import timing
 from dfflib.flow import ZeroFlow
-from dfflib.inference.stream import Engine
+from dfflib.inference.engine import Engine
 from dfflib.models.build import build
 
 SMALL = dict(task=dict(num_classes=3), features=dict(channels=8), flow=dict(width=0.03))
@@ -71,6 +71,7 @@ def test_measured_speedup_is_eq_7_on_a_clock_that_runs_true(clock, engine, monke
 
 
 def test_parts_are_per_frame(clock, engine, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # this clock is not for two threads at once
     for name, seconds in (("key", 0.010), ("others", 0.002), ("images", 0.001)):
         monkeypatch.setattr(engine, name, clock.slow(getattr(engine, name), seconds))
     monkeypatch.setattr(engine.model, "extract", clock.slow(engine.model.extract, 0.007))

@@ -16,8 +16,8 @@ from torch import nn
 from dfflib import paths
 from dfflib.errors import DffError
 from dfflib.inference import preparation
+from dfflib.inference.engine import Engine
 from dfflib.inference.preparation import Packed, autocast, fold_batch_norm, keep_memory, pack, prepare
-from dfflib.inference.stream import Engine
 from dfflib.models.build import build
 
 COMPILER = shutil.which("g++") and (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file()

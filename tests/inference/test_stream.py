@@ -18,7 +18,8 @@ from dfflib.data.video import VideoWriter, open_video
 from dfflib.data.video import reader as video_module
 from dfflib.errors import DffError
 from dfflib.flow import FlowNetwork
-from dfflib.inference import stream
+from dfflib.inference import engine, stream
+from dfflib.inference.engine import Engine
 from dfflib.inference.schedule import FixedInterval
 from dfflib.inference.stream import predictions, segment_video
 from dfflib.models import task
@@ -105,7 +106,7 @@ def watched(alive, count, size):
 @pytest.mark.parametrize("flow", stream.FLOW_SOURCES)
 @pytest.mark.parametrize("interval", [1, 2, 4, 30])
 def test_both_modes_label_alike(model, flow, interval, monkeypatch):
-    monkeypatch.setattr(stream, "MOST", 5)  # an interval of 30 is cut into batches of 5
+    monkeypatch.setattr(engine, "MOST", 5)  # an interval of 30 is cut into batches of 5
     source = stream.flow_source(flow)
     chosen = model if source is None else model.with_flow(source)
     pictures = frames(13)
@@ -125,8 +126,8 @@ def test_batches_give_what_every_frame_by_itself_gives(count, interval, most, he
     model = model if flow is None else model.with_flow(flow)
     broken = itertools.chain(pictures, (1 / 0 for _ in range(1)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "MOST", most)
-        patch.setattr(stream, "HELD", held)
+        patch.setattr(engine, "MOST", most)
+        patch.setattr(engine, "HELD", held)
         with pytest.raises(ZeroDivisionError):
             iter_into(found, predictions(model, broken, FixedInterval(interval), mode="batched"))
     assert [p.index for p in found] == list(range(count)) and all(p.frame is pictures[p.index] for p in found)
@@ -144,8 +145,8 @@ def test_batches_give_what_every_frame_by_itself_gives(count, interval, most, he
 def test_no_more_frames_are_held_than_a_group_has(model, monkeypatch, interval):
     """However long the video."""
     alive, most = weakref.WeakSet(), 0
-    monkeypatch.setattr(stream, "MOST", 4)
-    monkeypatch.setattr(stream, "HELD", 9)
+    monkeypatch.setattr(engine, "MOST", 4)
+    monkeypatch.setattr(engine, "HELD", 9)
     for result in predictions(model, watched(alive, 70, (16, 20)), FixedInterval(interval), mode="batched"):
         most = max(most, len(alive))
         del result
@@ -176,7 +177,7 @@ def test_a_key_frame_is_worked_on_once_an_interval(model, monkeypatch, threads):
 def test_coarse_labels_are_constant_on_a_cell_and_full_ones_are_finer(model):
     pictures = frames(3)
     coarse, full = (
-        [r.result for r in predictions(stream.Engine(model, labels=kind), pictures, FixedInterval(2))]
+        [r.result for r in predictions(Engine(model, labels=kind), pictures, FixedInterval(2))]
         for kind in ("coarse", "full")
     )
     for labels, fine in zip(coarse, full, strict=True):
@@ -184,7 +185,7 @@ def test_coarse_labels_are_constant_on_a_cell_and_full_ones_are_finer(model):
         assert (cells == cells[:, :1, :, :1]).all() and labels.shape == fine.shape
         assert (labels == fine).float().mean() > 0.8
     with pytest.raises(DffError, match="no labels 'half'"):
-        stream.Engine(model, labels="half")
+        Engine(model, labels="half")
     with pytest.raises(DffError, match="no mode 'offline'"):
         predictions(model, pictures, FixedInterval(2), mode="offline")
 
@@ -207,7 +208,7 @@ def test_a_frame_comes_out_before_the_next_is_read(model):
 
 def test_only_the_key_frame_and_the_current_one_are_kept(model):
     alive = weakref.WeakSet()
-    images, original = weakref.WeakSet(), stream.Engine.images
+    images, original = weakref.WeakSet(), Engine.images
 
     def network_input(engine, frames):
         found = original(engine, frames)
@@ -216,35 +217,11 @@ def test_only_the_key_frame_and_the_current_one_are_kept(model):
 
     most = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream.Engine, "images", network_input)
+        patch.setattr(Engine, "images", network_input)
         for result in predictions(model, watched(alive, 20, (32, 40)), FixedInterval(4)):
             most = max(most, len(alive), len(images))
             del result
     assert most <= 2
-
-
-def test_labels_have_full_size_whatever_the_networks_see(model):
-    pictures = frames(3, (61, 83))
-    for short_side, seen in ((None, (61, 83)), (30, (30, 41)), (500, (61, 83))):
-        assert tuple(stream.Engine(model, short_side).images(pictures).shape) == (3, 3, *seen)
-        results = list(predictions(model, pictures, FixedInterval(2), short_side))
-        assert [tuple(r.result.shape) for r in results] == [(61, 83)] * 3
-
-
-@pytest.mark.parametrize("layout", ["as decoded", "plane by plane", "a window of a larger frame"])
-@pytest.mark.parametrize("short_side", [None, 20])
-def test_network_input_is_the_frames_over_255(model, layout, short_side):
-    pictures = frames(3, (30, 41))
-    if layout == "as decoded":
-        pictures = [p.permute(1, 2, 0).contiguous().permute(2, 0, 1) for p in pictures]
-    elif layout != "plane by plane":
-        pictures = [torch.nn.functional.pad(p, (3, 2, 1, 4))[:, 1:31, 3:44] for p in pictures]
-    images = stream.Engine(model, short_side).images(pictures)
-    expected = torch.stack(pictures).double() / 255
-    if short_side:
-        expected = torch.nn.functional.interpolate(expected, size=(20, 27), mode="area")
-    assert images.dtype == torch.float32 and images.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(images.double(), expected, rtol=0, atol=1e-6)
 
 
 def test_one_frame_and_a_change_of_size(checkpoint, tmp_path):
@@ -275,7 +252,7 @@ def test_a_video_is_read_no_faster_than_it_is_used(checkpoint, tmp_path, mode, m
 
     monkeypatch.setattr(task, "overlay", slow)
     done = segment_video(video, tmp_path / "out.mp4", 12, checkpoint, progress=False, mode=mode)
-    assert done.frames == 60 and max(ahead_of) <= stream.AHEAD + 2 + (stream.HELD - 1 if mode == "batched" else 0)
+    assert done.frames == 60 and max(ahead_of) <= stream.AHEAD + 2 + (engine.HELD - 1 if mode == "batched" else 0)
 
 
 def test_a_video_end_to_end(checkpoint, video, tmp_path):
@@ -402,8 +379,8 @@ def test_short_videos_and_long_intervals(checkpoint, video, tmp_path):
 
 def test_the_size_that_the_model_was_trained_at_is_the_default(model, video, tmp_path, monkeypatch):
     checkpoint = save_checkpoint(tmp_path / "w.safetensors", model, SMALL, short_side=16)
-    seen, original = set(), stream.Engine.images
-    monkeypatch.setattr(stream.Engine, "images", lambda e, f: (seen.add(e.short_side), original(e, f))[1])
+    seen, original = set(), Engine.images
+    monkeypatch.setattr(Engine, "images", lambda e, f: (seen.add(e.short_side), original(e, f))[1])
     segment_video(video, tmp_path / "out.mp4", 5, checkpoint, progress=False)
     segment_video(video, tmp_path / "out.mp4", 5, checkpoint, short_side=24, progress=False)
     assert seen == {16, 24}
@@ -456,11 +433,11 @@ def test_a_frame_of_another_kind_is_refused_by_its_number(model, mode, bad):
             given = [*pictures[:place], bad(pictures[place])]
             iter_into(found, predictions(model, given, FixedInterval(4), mode=mode))
         assert [result.index for result in found] == list(range(place))
-    engine = stream.Engine(model)
+    one = Engine(model)
     with pytest.raises(DffError, match="no key frame yet"):
-        engine.others(pictures[:1])
-    engine.key(pictures[0])
-    for call in (lambda: engine.others([pictures[1], bad(pictures[2])]), lambda: engine.others([bad(pictures[1])])):
+        one.others(pictures[:1])
+    one.key(pictures[0])
+    for call in (lambda: one.others([pictures[1], bad(pictures[2])]), lambda: one.others([bad(pictures[1])])):
         with pytest.raises(DffError, match="a frame"):
             call()
 
@@ -468,17 +445,3 @@ def test_a_frame_of_another_kind_is_refused_by_its_number(model, mode, bad):
 def iter_into(found, results):
     for result in results:
         found.append(result)
-
-
-def test_a_batch_is_bounded_by_memory_and_labels_stay_the_same(model, monkeypatch):
-    engine = stream.Engine(model)
-    assert engine.most((256, 512)) == stream.MOST and engine.most((4320, 7680)) == 1
-    assert stream.Engine(model, 256).most((1080, 1920)) > engine.most((1080, 1920))
-    pictures, sizes, others = frames(9), [], stream.Engine.others
-    expected = [result.result for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
-    monkeypatch.setattr(
-        stream.Engine, "others", lambda self, batch, rows: (sizes.append(len(batch)), others(self, batch, rows))[1]
-    )
-    monkeypatch.setattr(stream, "BATCH_BYTES", 3 * 32 * 40 * (stream.RESULT_BYTES + stream.IMAGE_BYTES))
-    found = [result.result for result in predictions(model, pictures, FixedInterval(9), mode="batched")]
-    assert sizes == [3, 3, 2] and all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

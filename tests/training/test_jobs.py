@@ -69,7 +69,8 @@ def test_what_is_supplementary_can_be_left_out(monkeypatch):
     seeds = dict(keyframe=(0,), flow_pretrain=(0,), joint=(0, 1))
     monkeypatch.setitem(recipes.RECIPES, "study", replace(recipes.get("study"), seeds=seeds))
     both, one = (train_all.plan(["study"], "laptop", everything) for everything in (True, False))
-    assert both.keys() - one.keys() == {Job("study", "joint", 1)}
+    assert both.keys() - one.keys() == {Job("study", "joint", 1), Job("study", "keyframe", 0)}
+    assert one[Job("study", "joint", 0)] == {Job("study", "flow_pretrain", 0)}
     assert not train_all.plan(["study_light"], "laptop", False)
 
 

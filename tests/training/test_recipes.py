@@ -105,7 +105,8 @@ def test_ways_to_train_are_compared_at_equal_training():
         "flow_detached": "frame"
     }
     assert [study.seed_of(stage, 2) for stage in STAGES] == [0, 0, 2, 2, 2, 2, 2]
-    assert study.is_supplementary(1) and not study.is_supplementary(0)
+    assert study.is_supplementary("joint", 1) and not study.is_supplementary("joint", 0)
+    assert study.is_supplementary("keyframe", 0), "an hour and a half of one core"
 
 
 def test_light_networks_have_a_length_of_their_own():
