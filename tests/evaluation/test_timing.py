@@ -24,7 +24,7 @@ class Clock:
         """The function, taking that long for each frame of its (last) argument."""
 
         def call(*args):
-            self.now += seconds * (len(args[-1]) if isinstance(args[-1], list) else 1)
+            self.now += seconds * (len(args[-1]) if isinstance(args[-1], (list, tuple)) else 1)
             return function(*args)
 
         return call
