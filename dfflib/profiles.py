@@ -78,7 +78,7 @@ PROFILES = {
         study_steps=_study(60, 60, 60, 30), scenes=24,
     ),
     "laptop": Profile(
-        "laptop", "all that the README shows, trained from nothing on a CPU in two to three hours",
+        "laptop", "all that the README shows, nearly all of it trained from nothing, on a CPU in two hours and a quarter",
         steps={"keyframe": 400, "flow_pretrain": 4000, "flow_detached": 300, "joint": 500},
         shapes_steps={
             "keyframe": 2000, "flow_pretrain": 6000, "flow_detached": 500, "joint": 500, "fix_flow": 500, "dis": 500,

@@ -21,9 +21,9 @@ from dfflib.models.dff import DeepFeatureFlow, image_size
 
 LABELS = ("full", "coarse")
 
-MOST = 16  # frames of a batch
-BATCH_BYTES = 2**29  # and of large frames so many as these bytes hold
-HELD, HELD_BYTES = 64, 2**26  # frames that are held for whole intervals together, and bytes of them as decoded
+MOST = 64  # frames of a batch
+BATCH_BYTES = 2**28  # and of large frames so many as these bytes hold
+HELD, HELD_BYTES = 256, 2**24  # frames that are held for whole intervals together, and bytes of them as decoded
 RESULT_BYTES, IMAGE_BYTES = 12, 120  # of a frame: for each pixel of its result, and for each that the networks see
 
 
