@@ -132,6 +132,15 @@ def variants_of(seed: int) -> dict[str, Variant]:
     return {name: variant for name, variant in VARIANTS.items() if is_of(variant)}
 
 
+def with_weights(run: Run) -> dict[str, Variant]:
+    """The variants of a run's seed that can be run: all, but where a profile starts from what ships, those whose weights do."""
+    found = variants_of(run.seed)
+    if not run.profile.shipped:
+        return found
+    files = _shipped_files(run, found)
+    return {name: variant for name, variant in found.items() if all(path.is_file() for path in files[name])}
+
+
 def bootstrap(run: Run, progress: bool = False) -> Bootstrap:
     """Every variant, from all seeds of the study, on the same test scenes: as many as all of them were counted on."""
     found = {seed: counts(run.with_seed(seed), progress) for seed in recipes.get("study").seeds["joint"]}
