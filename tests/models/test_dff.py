@@ -237,7 +237,7 @@ def test_a_task_may_ask_that_scores_travel():
 
 
 @pytest.mark.parametrize("config, said", [
-    (dict(features=dict(name="resnet")), "no network 'resnet' for features: choose one of residual, pyramid, resnet50"),
+    (dict(features=dict(name="resnet")), "no network 'resnet' for features: choose one of residual, pyramid, large_pyramid"),
     (dict(flow=dict(name="raft")), "no network 'raft' for flow: choose one of flownet_sr, "),
     (dict(features=dict(name="resnet50", channels=64)), "resnet50 takes no argument 'channels' for features: choose from "
                                                         "stride_in_1x1, frozen"),

@@ -129,6 +129,7 @@ def test_every_weight_learns(name):
     net = {
         "residual": lambda: ResidualSegmenter(8, (1, 2)),
         "pyramid": lambda: PyramidSegmenter(8),
+        "large_pyramid": lambda: LargePyramidSegmenter(8),
         "flownet_s": lambda: FlowNetSegmenter(2, 0.03),
     }[name]()
     out = net(images(2, 3, 64, 64))
