@@ -83,9 +83,10 @@ class SceneCounts:
         """S."""
         return self.true.shape[1]
 
-    def first(self, count: int) -> "SceneCounts":
-        """The first so many scenes alone."""
-        hit, given, true = self.hit[:, :, :count], self.given[:, :, :count], self.true[:, :count]
+    def first(self, count: int, skipped: int = 0) -> "SceneCounts":
+        """The first so many scenes alone, or so many after some that are skipped."""
+        place = slice(skipped, skipped + count)
+        hit, given, true = self.hit[:, :, place], self.given[:, :, place], self.true[:, place]
         return SceneCounts(self.methods, hit, given, true, self.source)
 
     def save(self, path: str | os.PathLike) -> Path:
